@@ -1,0 +1,2 @@
+//! The `levee` command.
+fn main() {}
