@@ -1,0 +1,192 @@
+//! The maps between the data path and the controller: names, keys, values and sizes.
+//!
+//! Values are `repr(C)`, padded explicitly and free of `bool`, `Option` and `enum`, so that both
+//! halves agree on every byte. A change of any layout here is a change of [`ABI_VERSION`].
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{cookie::Key, tuple::Addr};
+
+/// Version of everything in this module; a data path pinned by another version is not adopted.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of maps, programs and globals in the eBPF object.
+pub mod names {
+    /// `Array<Control>` with one element.
+    pub const CONTROL: &str = "CONTROL";
+    /// `Array<ServiceBucket>`: two generations of the service table.
+    pub const SERVICES: &str = "SERVICES";
+    /// `PerCpuArray<Counters>` by [`iface_slot`](super::iface_slot).
+    pub const IFACE_STATS: &str = "IFACE_STATS";
+    /// `PerCpuArray<Counters>` by service id.
+    pub const SERVICE_STATS: &str = "SERVICE_STATS";
+    /// `Array<ClosingLine>`: which connections may be in TIME_WAIT.
+    pub const CLOSING: &str = "CLOSING";
+    /// `LruHashMap<FragmentKey, u32>`: first fragments that were admitted.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// The XDP program.
+    pub const XDP_PROGRAM: &str = "levee_xdp";
+    /// The TC ingress program that turns a cookie into a socket.
+    pub const TC_PROGRAM: &str = "levee_tc";
+    /// The XDP program that returns the low 31 bits of jiffies, run by `BPF_PROG_TEST_RUN` only.
+    pub const JIFFIES_PROGRAM: &str = "levee_jiffies";
+    /// `u8` global: 1 verifies the TCP checksum of every SYN before answering it.
+    pub const CHECK_SYN_CHECKSUM: &str = "CHECK_SYN_CHECKSUM";
+    /// `u32` global: milliseconds per jiffy, rounded down, at least 1.
+    pub const MS_PER_JIFFY: &str = "MS_PER_JIFFY";
+}
+
+/// Services that one data path protects at the same time.
+///
+/// At 256 bytes of counters each, they cost 1 MiB per CPU.
+pub const SERVICES_MAX: u32 = 4096;
+
+/// Addresses and services in one bucket of the service table: two cache lines.
+pub const BUCKET_ENTRIES: usize = 4;
+
+/// Buckets of one generation of the service table, a power of two.
+///
+/// [`SERVICES_MAX`] services on as many addresses make 8,192 entries, half an entry per bucket: of
+/// the seeds, about one in 16 then overfills no bucket. 2 MiB per generation.
+pub const BUCKETS: u32 = 16_384;
+
+/// Interfaces whose counters are told apart: slots of `IFACE_STATS`, a power of two.
+pub const IFACES_MAX: u32 = 64;
+
+/// Slots of one [`Counters`]; every [`Verdict`](crate::verdict::Verdict) has one.
+pub const COUNTERS: usize = 32;
+
+/// Lines of `CLOSING`, a power of two: with 64 slots each, one slot per connection that the server
+/// closed within the last minute, for about a million of them.
+pub const CLOSING_LINES: u32 = 16_384;
+
+/// Admitted datagrams whose later fragments are awaited at the same time. The oldest goes first.
+pub const FRAGMENTS_MAX: u32 = 16_384;
+
+/// The slot of `IFACE_STATS` that an interface counts in. The controller refuses two interfaces
+/// whose indexes fall into one slot.
+pub const fn iface_slot(ifindex: u32) -> u32 {
+    ifindex & (IFACES_MAX - 1)
+}
+
+/// What the controller tells the data path at run time.
+///
+/// The controller rewrites the whole value; only bytes that differ can be seen torn. It therefore
+/// changes `keys` only in the slot not in use, and `generation` and `key_slot` are single bytes in
+/// effect.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Control {
+    /// Cookie keys by epoch slot (the lowest bit of the epoch number).
+    pub keys: [Key; 2],
+    /// Seed of the service table's hash, by generation.
+    pub seeds: [u64; 2],
+    /// Which generation of the service table is live: 0 or 1.
+    pub generation: u32,
+    /// Slot of the key that new cookies are made with: 0 or 1.
+    pub key_slot: u32,
+    /// Low 32 bits of the number of the epoch that `key_slot` belongs to, for the log.
+    pub epoch: u32,
+    /// The controller's clock in seconds, monotonic and wrapping. It stops when the controller
+    /// dies: marks in `CLOSING` then stay, which costs a socket lookup each, and nothing else.
+    pub clock_s: u32,
+}
+
+/// One entry of the service table. All zero is an empty entry.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ServiceEntry {
+    /// Address of the service, IPv4 as IPv4-mapped.
+    pub addr: Addr,
+    /// Port in host order; 0 in an address entry.
+    pub port: u16,
+    /// [`KIND_EMPTY`], [`KIND_ADDRESS`] or [`KIND_SERVICE`].
+    pub kind: u16,
+    /// Slot in `SERVICE_STATS`, below [`SERVICES_MAX`].
+    pub id: u16,
+    /// MSS offered in the SYN-ACK, bytes (RFC 9293 3.7.1).
+    pub mss: u16,
+    /// Window of the SYN-ACK, bytes, unscaled (RFC 7323 2.2).
+    pub window: u16,
+    /// Window scale offered in the SYN-ACK: 0 to 14 (RFC 7323 2.3).
+    pub window_scale: u8,
+    /// Options that may be offered: `OFFER_*`.
+    pub offer: u8,
+    /// Explicit padding, zero.
+    pub reserved: [u8; 4],
+}
+
+/// No entry: the end of a bucket.
+pub const KIND_EMPTY: u16 = 0;
+/// An address that has at least one service; its port is 0.
+pub const KIND_ADDRESS: u16 = 1;
+/// A protected service.
+pub const KIND_SERVICE: u16 = 2;
+
+/// The SYN-ACK may carry timestamps (RFC 7323 3).
+pub const OFFER_TIMESTAMPS: u8 = 1;
+/// The SYN-ACK may permit selective acknowledgement (RFC 2018 2).
+pub const OFFER_SACK: u8 = 2;
+/// The SYN-ACK may carry a window scale (RFC 7323 2).
+pub const OFFER_WINDOW_SCALE: u8 = 4;
+/// The SYN-ACK may agree to ECN (RFC 3168 6.1.1).
+pub const OFFER_ECN: u8 = 8;
+
+/// One bucket of the service table, filled from the front.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ServiceBucket {
+    /// Entries; the first empty one ends the search.
+    pub entries: [ServiceEntry; BUCKET_ENTRIES],
+}
+
+/// Packets counted by [`Verdict`](crate::verdict::Verdict).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Counters {
+    /// Packets, by the verdict's number.
+    pub packets: [u64; COUNTERS],
+}
+
+/// One cache line of `CLOSING`: when a connection that hashes here was last seen closing, in units
+/// of [`CLOSING_TICK_S`] of the controller's clock; 0 for never.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ClosingLine {
+    /// Marks, by the low bits of the connection's hash.
+    pub marks: [u8; 64],
+}
+
+/// Seconds per step of a mark in `CLOSING`.
+pub const CLOSING_TICK_S: u32 = 4;
+
+/// Steps for which a mark counts: Linux keeps TIME_WAIT for 60 s (`TCP_TIMEWAIT_LEN`), plus the
+/// time the server's last ACK may take.
+pub const CLOSING_TICKS_MAX: u8 = 18;
+
+/// Identifies one fragmented datagram (RFC 791 3.2, RFC 8200 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Identification: 16 bits in IPv4, 32 in IPv6, in wire order.
+    pub id: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Control>() == 64);
+const _: () = assert!(size_of::<ServiceEntry>() == 32);
+const _: () = assert!(size_of::<ServiceBucket>() == 128);
+const _: () = assert!(size_of::<Counters>() == 256);
+const _: () = assert!(size_of::<ClosingLine>() == 64);
+const _: () = assert!(size_of::<FragmentKey>() == 40);
+const _: () = assert!(BUCKETS.is_power_of_two() && IFACES_MAX.is_power_of_two());
+const _: () = assert!(SERVICES_MAX <= 1 << 16, "a service id is 16 bits");
