@@ -1,0 +1,64 @@
+//! Names and numbers shared by the lab's programs and the lab library: this one file is compiled
+//! into both, so that neither can drift from the other.
+
+/// The attacker's MAC address, in network order. The switch keeps what is sent to it; everything
+/// else goes to the client.
+pub const ATTACKER_MAC: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x77, 0xfe];
+
+/// Slots of the per-CPU counter array `LAB_COUNTERS`.
+pub mod counter {
+    /// SYN-ACKs sent to the attacker.
+    pub const SYN_ACK: u32 = 0;
+    /// Resets sent to the attacker.
+    pub const RST: u32 = 1;
+    /// Bare SYNs that came back to the attacker: what the `XDP_TX` floor returns.
+    pub const SYN: u32 = 2;
+    /// Anything else sent to the attacker.
+    pub const OTHER: u32 = 3;
+    /// Frames forwarded from the host to the client.
+    pub const TO_CLIENT: u32 = 4;
+    /// Frames forwarded from the client to the host.
+    pub const TO_HOST: u32 = 5;
+    /// Frames from the client that the loss rule took.
+    pub const LOST: u32 = 6;
+    /// How many slots there are.
+    pub const COUNT: u32 = 7;
+}
+
+/// Slots of the array `LAB_LOSS`, which holds one rule for frames from the client. A TCP segment
+/// matches when `flags & FLAGS_MASK == FLAGS` and its payload is what `PAYLOAD` asks for.
+pub mod loss {
+    /// Which TCP flag bits are compared.
+    pub const FLAGS_MASK: u32 = 0;
+    /// What those bits must be.
+    pub const FLAGS: u32 = 1;
+    /// One of `PAYLOAD_*`.
+    pub const PAYLOAD: u32 = 2;
+    /// How many matching segments still go through before the first is lost.
+    pub const SKIP: u32 = 3;
+    /// How many matching segments are still to be lost; 0 disables the rule.
+    pub const DROP: u32 = 4;
+    /// How many slots there are.
+    pub const COUNT: u32 = 5;
+
+    /// Any payload, or none.
+    pub const PAYLOAD_ANY: u32 = 0;
+    /// Only segments without payload.
+    pub const PAYLOAD_EMPTY: u32 = 1;
+    /// Only segments with payload.
+    pub const PAYLOAD_SOME: u32 = 2;
+}
+
+/// TCP flag bits (RFC 9293, section 3.1) that the lab tells apart.
+pub mod tcp_flag {
+    /// The sender has finished.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// Push.
+    pub const PSH: u8 = 0x08;
+    /// The acknowledgement field counts.
+    pub const ACK: u8 = 0x10;
+}

@@ -1,0 +1,151 @@
+//! The flood generator: run with `BPF_PROG_TEST_RUN` and live frames, it turns copies of one
+//! template frame into segments of a flood and redirects them into a veth.
+//!
+//! Live frames are recycled without being reset, so every field that varies is rewritten from
+//! scratch, and the checksums come from sums of the constant part that the host side computed.
+use aya_ebpf::{
+    Global,
+    bindings::xdp_action,
+    helpers::bpf_redirect,
+    macros::{map, xdp},
+    maps::Array,
+    programs::XdpContext,
+};
+
+use crate::frame::store;
+
+/// Where the frames go, an interface index in the namespace of the caller.
+#[unsafe(no_mangle)]
+static FLOOD_IFINDEX: Global<u32> = Global::new(0);
+/// 4 or 6.
+#[unsafe(no_mangle)]
+static FLOOD_IP_VERSION: Global<u32> = Global::new(4);
+/// Not 0: the acknowledgement number is random too (an ACK flood).
+#[unsafe(no_mangle)]
+static FLOOD_RANDOM_ACK: Global<u32> = Global::new(0);
+/// Sum of the template's IPv4 header with source and checksum zero.
+#[unsafe(no_mangle)]
+static FLOOD_IP_SUM: Global<u32> = Global::new(0);
+/// Sum of the template's pseudo header and TCP header with every varying field zero.
+#[unsafe(no_mangle)]
+static FLOOD_TCP_SUM: Global<u32> = Global::new(0);
+/// Makes two runs with the same seed send the same segments.
+#[unsafe(no_mangle)]
+static FLOOD_SEED: Global<u64> = Global::new(0);
+
+/// Frames made so far. One thread drives the generator, so a plain increment is enough.
+#[map]
+static FLOOD_SENT: Array<u64> = Array::with_max_entries(1, 0);
+
+const IP_OFFSET: usize = 14;
+const IPV4_CHECKSUM: usize = IP_OFFSET + 10;
+const IPV4_SOURCE: usize = IP_OFFSET + 12;
+const IPV4_TCP: usize = IP_OFFSET + 20;
+const IPV6_SOURCE: usize = IP_OFFSET + 8;
+const IPV6_TCP: usize = IP_OFFSET + 40;
+const TCP_SEQ: usize = 4;
+const TCP_ACK: usize = 8;
+const TCP_CHECKSUM: usize = 16;
+
+/// 198.18.0.0/15, the benchmark network of RFC 2544.
+const SOURCE_V4_NET: u32 = 0xc612_0000;
+const SOURCE_V4_HOST_MASK: u32 = 0x0001_ffff;
+/// 2001:db8:f::/64, documentation addresses (RFC 3849); the interface identifier is random.
+const SOURCE_V6_NET: [u8; 8] = [0x20, 0x01, 0x0d, 0xb8, 0x00, 0x0f, 0x00, 0x00];
+/// Clients use ports above the well-known ones.
+const PORT_MIN: u32 = 1024;
+const PORT_COUNT: u32 = 65_536 - PORT_MIN;
+
+#[xdp]
+pub(crate) fn lab_flood(ctx: XdpContext) -> u32 {
+    match rewrite(&ctx) {
+        // SAFETY: a plain helper call without pointers.
+        Some(()) => unsafe { bpf_redirect(FLOOD_IFINDEX.load(), 0) as u32 },
+        None => xdp_action::XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn rewrite(ctx: &XdpContext) -> Option<()> {
+    let sent = FLOOD_SENT.get_ptr_mut(0)?;
+    // SAFETY: the pointer comes from the map lookup and only one thread runs the generator.
+    let n = unsafe {
+        *sent += 1;
+        *sent
+    };
+    let first = mix(FLOOD_SEED.load().wrapping_add(n.wrapping_mul(GOLDEN)));
+    let second = mix(first);
+    if FLOOD_IP_VERSION.load() == 4 {
+        rewrite_v4(ctx, first, second)
+    } else {
+        rewrite_v6(ctx, first, second)
+    }
+}
+
+#[inline(always)]
+fn rewrite_v4(ctx: &XdpContext, first: u64, second: u64) -> Option<()> {
+    let source = (SOURCE_V4_NET | (second as u32 & SOURCE_V4_HOST_MASK)).to_be();
+    store(ctx, IPV4_SOURCE, source)?;
+    store(
+        ctx,
+        IPV4_CHECKSUM,
+        checksum(FLOOD_IP_SUM.load() + halves(source)),
+    )?;
+    rewrite_tcp(ctx, IPV4_TCP, halves(source), first, second)
+}
+
+#[inline(always)]
+fn rewrite_v6(ctx: &XdpContext, first: u64, second: u64) -> Option<()> {
+    let (high, low) = ((second >> 32) as u32, second as u32);
+    store(ctx, IPV6_SOURCE, SOURCE_V6_NET)?;
+    store(ctx, IPV6_SOURCE + 8, [high, low])?;
+    rewrite_tcp(ctx, IPV6_TCP, halves(high) + halves(low), first, second)
+}
+
+/// Fills the TCP fields; `address_sum` is the varying part of the source address.
+#[inline(always)]
+fn rewrite_tcp(
+    ctx: &XdpContext,
+    tcp: usize,
+    address_sum: u32,
+    first: u64,
+    second: u64,
+) -> Option<()> {
+    let port = (PORT_MIN + (((first as u32 & 0xffff) * PORT_COUNT) >> 16)) as u16;
+    let port = port.to_be();
+    let seq = (first >> 32) as u32;
+    let mut sum = FLOOD_TCP_SUM.load() + address_sum + u32::from(port) + halves(seq);
+    store(ctx, tcp, port)?;
+    store(ctx, tcp + TCP_SEQ, seq)?;
+    if FLOOD_RANDOM_ACK.load() != 0 {
+        let ack = (second >> 32) as u32;
+        store(ctx, tcp + TCP_ACK, ack)?;
+        sum += halves(ack);
+    }
+    store(ctx, tcp + TCP_CHECKSUM, checksum(sum))
+}
+
+/// Odd constant of the golden ratio: consecutive counters become well-spread seeds.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+/// Generators, 2014).
+#[inline(always)]
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The two 16-bit words of `value`, added.
+#[inline(always)]
+fn halves(value: u32) -> u32 {
+    (value & 0xffff) + (value >> 16)
+}
+
+/// Folds a sum of 16-bit words (in memory order) into an Internet checksum (RFC 1071).
+#[inline(always)]
+fn checksum(sum: u32) -> u16 {
+    let sum = halves(sum);
+    !(halves(sum) as u16)
+}
