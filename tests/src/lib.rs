@@ -1,1 +1,23 @@
-//! Lab.
+//! levee's lab: network namespaces with a client, an attacker and a protected host, a flood
+//! generator, a web server, and the real `levee` binary between them.
+//!
+//! Used by the integration tests, the demo and the benchmarks. All traffic stays inside the lab's
+//! namespaces; every load is bounded in time and number.
+
+#[path = "../../xdp-ebpf/src/lab/abi.rs"]
+pub mod abi;
+pub mod client;
+pub mod flood;
+pub mod http;
+pub mod levee;
+pub mod link;
+pub mod metrics;
+pub mod netns;
+pub mod object;
+pub mod process;
+pub mod scratch;
+pub mod server;
+pub mod stats;
+pub mod switch;
+pub mod topology;
+pub mod vlan;

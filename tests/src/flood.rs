@@ -1,0 +1,333 @@
+//! The flood: segments from random spoofed sources, made in the kernel by running the generator
+//! program on live XDP frames (`BPF_PROG_TEST_RUN` with `BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18).
+mod template;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use nix::sys::prctl::set_timerslack;
+
+use self::template::Template;
+use crate::{
+    link::{busy_cpus, ifindex, pin_thread},
+    netns::Netns,
+    object::Object,
+};
+
+/// Longest a flood may be asked to last.
+pub const DURATION_MAX: Duration = Duration::from_secs(60);
+
+/// Frames per flush of the generator: well under the 256 slots of veth's receive ring, so that a
+/// receiver that keeps up on average loses nothing to bursts.
+const BATCH: u32 = 64;
+
+/// Most frames per system call, which bounds how late a stop takes effect (some 5 ms).
+const CALL_FRAMES_MAX: u64 = 16_384;
+
+/// When the generator is later than this it gives the missed frames up instead of sending them in a
+/// burst faster than the rate asked for.
+const LATE_MAX: Duration = Duration::from_millis(20);
+
+/// What kind of segment the flood consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloodKind {
+    /// Initial SYNs with the options that Linux sends.
+    Syn,
+    /// ACKs with random sequence and acknowledgement numbers, with timestamps.
+    Ack,
+}
+
+/// One flood; both bounds hold.
+#[derive(Clone, Copy, Debug)]
+pub struct FloodSpec {
+    /// Whom it hits.
+    pub target: SocketAddr,
+    /// What it consists of.
+    pub kind: FloodKind,
+    /// Segments per second; `None` is as fast as the machine can.
+    pub rate: Option<u64>,
+    /// Equal seeds give equal segments in equal order.
+    pub seed: u64,
+    /// Most segments in all.
+    pub count_max: u64,
+    /// Longest it lasts, at most [`DURATION_MAX`].
+    pub duration_max: Duration,
+}
+
+/// Where a flood enters: an interface of a namespace, and the MAC addresses of its frames.
+#[derive(Clone, Copy, Debug)]
+pub struct Injection<'a> {
+    /// The namespace of the interface.
+    pub netns: &'a Netns,
+    /// The veth end the segments are sent from.
+    pub interface: &'a str,
+    /// Source and destination MAC.
+    pub macs: [[u8; 6]; 2],
+}
+
+/// A running flood; dropping it stops it.
+#[derive(Debug)]
+pub struct Flood {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<Sent>>>,
+}
+
+/// What a finished flood sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Segments offered to the link; some may have been lost there.
+    pub frames: u64,
+    /// From the first segment to the last.
+    pub elapsed: Duration,
+}
+
+impl Sent {
+    /// Segments per second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.frames as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    frames: AtomicU64,
+}
+
+impl Flood {
+    /// Starts the generator and returns once it is loaded.
+    ///
+    /// # Errors
+    /// Fails on a duration over the bound, a rate of 0, or when the generator cannot be loaded.
+    pub fn start(injection: Injection<'_>, spec: FloodSpec) -> Result<Self> {
+        if spec.duration_max > DURATION_MAX {
+            bail!(
+                "a flood of {:?}; allowed are {DURATION_MAX:?}",
+                spec.duration_max
+            );
+        }
+        if spec.rate == Some(0) {
+            bail!("a flood of 0 segments per second; at least 1 is needed");
+        }
+        let mut generator = Generator::load(injection, &spec)?;
+        let shared = Arc::new(Shared::default());
+        let (ready, is_ready) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("levee-lab-flood".into())
+            .spawn({
+                let (netns, shared) = (injection.netns.clone(), Arc::clone(&shared));
+                move || {
+                    // Only a receiver that has given up is gone, and it needs no news.
+                    ready.send(settle(&netns)).ok();
+                    generator.send(&spec, &shared)
+                }
+            });
+        let thread = thread.context("cannot start the flood's thread")?;
+        is_ready.recv().context("the flood's thread ended")??;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Segments offered so far.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.shared.frames.load(Ordering::Relaxed)
+    }
+
+    /// Stops it now.
+    ///
+    /// # Errors
+    /// That of the generator, if it failed.
+    pub fn stop(self) -> Result<Sent> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.join()
+    }
+
+    /// Waits until it has reached one of its bounds.
+    ///
+    /// # Errors
+    /// That of the generator, if it failed.
+    pub fn join(mut self) -> Result<Sent> {
+        let thread = self.thread.take().context("joined twice")?;
+        thread
+            .join()
+            .map_err(|_| anyhow!("the flood's thread panicked"))?
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Whoever wants the generator's error uses `stop` or `join`.
+            thread.join().ok();
+        }
+    }
+}
+
+/// Puts the calling thread where the generator must run: in the sender's namespace, on the sender's
+/// CPU, and woken on time.
+fn settle(netns: &Netns) -> Result<()> {
+    netns.enter()?;
+    set_timerslack(1).context("cannot set the timer slack")?;
+    match busy_cpus() {
+        Some((sender, _)) => pin_thread(0, sender),
+        None => Ok(()),
+    }
+}
+
+struct Generator {
+    object: Object,
+    template: Vec<u8>,
+}
+
+impl Generator {
+    fn load(injection: Injection<'_>, spec: &FloodSpec) -> Result<Self> {
+        let template = Template::new(spec.kind, spec.target, injection.macs);
+        let index = ifindex(injection.netns, injection.interface)?;
+        let globals = [
+            ("FLOOD_IFINDEX", index),
+            (
+                "FLOOD_IP_VERSION",
+                if spec.target.is_ipv4() { 4 } else { 6 },
+            ),
+            ("FLOOD_RANDOM_ACK", u32::from(spec.kind == FloodKind::Ack)),
+            ("FLOOD_IP_SUM", template.ip_sum),
+            ("FLOOD_TCP_SUM", template.tcp_sum),
+        ];
+        let mut object = Object::load_with(&globals, |loader| {
+            loader.override_global("FLOOD_SEED", &spec.seed, true);
+        })?;
+        // Attached anywhere at all, the program keeps its place in the kernel's dispatcher; without
+        // that every test run would rewrite the dispatcher's code twice, at 12 ms each. The
+        // loopback interface carries nothing here.
+        object.attach_xdp(injection.netns, "lo", "lab_flood", XdpMode::Skb)?;
+        Ok(Self {
+            object,
+            template: template.frame,
+        })
+    }
+
+    fn send(&mut self, spec: &FloodSpec, shared: &Shared) -> Result<Sent> {
+        let program = self.object.xdp("lab_flood")?;
+        let start = Instant::now();
+        let mut pace = Pace::new(spec.rate);
+        let mut frames = 0;
+        loop {
+            let elapsed = start.elapsed();
+            let left = spec.count_max.saturating_sub(frames);
+            if left == 0 || elapsed >= spec.duration_max || shared.stop.load(Ordering::Relaxed) {
+                return Ok(Sent { frames, elapsed });
+            }
+            match pace.due(elapsed) {
+                Due::Now(count) => {
+                    let count = count.min(left);
+                    run(program, &self.template, count)?;
+                    frames += count;
+                    shared.frames.store(frames, Ordering::Relaxed);
+                }
+                Due::In(wait) => thread::sleep(wait),
+            }
+        }
+    }
+}
+
+fn run(program: &mut Xdp, template: &[u8], count: u64) -> Result<()> {
+    let repeat = u32::try_from(count).context("too many frames for one call")?;
+    program
+        .test_run(TestRunOptions {
+            data_in: Some(template),
+            repeat,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::default()
+        })
+        .context("the flood generator failed (live XDP frames need Linux 5.18)")?;
+    Ok(())
+}
+
+/// When how many frames are due.
+struct Pace {
+    rate: Option<u64>,
+    /// Frames sent or given up so far.
+    done: u64,
+}
+
+enum Due {
+    Now(u64),
+    In(Duration),
+}
+
+impl Pace {
+    fn new(rate: Option<u64>) -> Self {
+        Self { rate, done: 0 }
+    }
+
+    fn due(&mut self, elapsed: Duration) -> Due {
+        let Some(rate) = self.rate else {
+            return Due::Now(CALL_FRAMES_MAX);
+        };
+        let target = frames_in(elapsed, rate);
+        let late = frames_in(LATE_MAX, rate).max(u64::from(BATCH));
+        self.done = self.done.max(target.saturating_sub(late));
+        let due = target - self.done.min(target);
+        // Below one batch per 10 ms, waiting for a full one would make the flood jerky.
+        let enough = u64::from(BATCH).min(rate / 100).max(1);
+        if due < enough {
+            return Due::In(Duration::from_secs_f64((enough - due) as f64 / rate as f64));
+        }
+        let count = due.min(CALL_FRAMES_MAX);
+        self.done += count;
+        Due::Now(count)
+    }
+}
+
+fn frames_in(time: Duration, rate: u64) -> u64 {
+    (time.as_secs_f64() * rate as f64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent_after(pace: &mut Pace, times_ms: impl Iterator<Item = u64>) -> u64 {
+        times_ms
+            .map(|ms| match pace.due(Duration::from_millis(ms)) {
+                Due::Now(count) => count,
+                Due::In(_) => 0,
+            })
+            .sum()
+    }
+
+    #[test]
+    fn the_pace_follows_the_rate() {
+        let mut pace = Pace::new(Some(100_000));
+        assert_eq!(sent_after(&mut pace, 1..=1000), 100_000);
+    }
+
+    #[test]
+    fn frames_missed_for_long_are_given_up() {
+        let mut pace = Pace::new(Some(100_000));
+        let burst = sent_after(&mut pace, std::iter::once(1000));
+        assert_eq!(burst, frames_in(LATE_MAX, 100_000));
+    }
+
+    #[test]
+    fn a_slow_pace_waits_and_then_sends() {
+        let mut pace = Pace::new(Some(10));
+        assert!(matches!(pace.due(Duration::from_millis(50)), Due::In(_)));
+        assert!(matches!(pace.due(Duration::from_millis(100)), Due::Now(1)));
+    }
+}

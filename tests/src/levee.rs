@@ -1,0 +1,171 @@
+//! Runs the real `levee` binary inside a namespace.
+use std::{
+    env, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::{http, metrics::Metrics, netns::Netns, process::Process, scratch};
+
+/// Where levee serves its metrics by default.
+pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9977);
+
+const BINARY_VARIABLE: &str = "LEVEE_BIN";
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A running levee; dropping it kills it.
+#[derive(Debug)]
+pub struct Levee {
+    netns: Netns,
+    process: Process,
+    directory: TempDir,
+}
+
+impl Levee {
+    /// Runs `levee run` with `--iface` and `--protect` for each of these, and waits until it says
+    /// that it is ready.
+    ///
+    /// # Errors
+    /// Quotes levee's log when it ends or is not ready in time.
+    pub fn protect(netns: &Netns, interfaces: &[&str], services: &[SocketAddr]) -> Result<Self> {
+        let mut arguments = vec!["run".to_owned()];
+        for interface in interfaces {
+            arguments.extend(["--iface".to_owned(), (*interface).to_owned()]);
+        }
+        for service in services {
+            arguments.extend(["--protect".to_owned(), service.to_string()]);
+        }
+        Self::start(netns, &arguments)
+    }
+
+    /// Runs levee with any arguments that make it serve metrics at [`METRICS`], and waits as
+    /// [`protect`](Self::protect) does.
+    ///
+    /// # Errors
+    /// As [`protect`](Self::protect).
+    pub fn start(netns: &Netns, arguments: &[String]) -> Result<Self> {
+        let directory = scratch::directory()?;
+        let log =
+            fs::File::create(log_path(directory.path())).context("cannot make levee's log")?;
+        let binary = binary()?;
+        let mut command = netns.command(&binary.to_string_lossy());
+        command.args(arguments).current_dir(directory.path());
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let mut levee = Self {
+            netns: netns.clone(),
+            process: Process::spawn("levee", command)?,
+            directory,
+        };
+        levee.wait_until_ready()?;
+        Ok(levee)
+    }
+
+    /// Scrapes its metrics.
+    ///
+    /// # Errors
+    /// Fails when it does not answer, or answers what is not Prometheus' text format.
+    pub fn metrics(&self) -> Result<Metrics> {
+        match http::get_in(&self.netns, METRICS, "/metrics", SCRAPE_TIMEOUT)? {
+            (200, body) => Metrics::parse(&body),
+            (status, body) => bail!("levee's /metrics answers {status}: {body}"),
+        }
+    }
+
+    /// What it has written to stdout and stderr.
+    ///
+    /// # Errors
+    /// Fails when the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(log_path(self.directory.path())).context("cannot read levee's log")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// Fails when it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Ends it with SIGTERM; returns its exit status and its log.
+    ///
+    /// # Errors
+    /// Fails when it does not end in time.
+    pub fn stop(mut self) -> Result<(ExitStatus, String)> {
+        let status = self.process.terminate()?;
+        Ok((status, self.log()?))
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let answer = http::get_in(&self.netns, METRICS, "/-/ready", SCRAPE_TIMEOUT);
+            if matches!(answer, Ok((200, _))) {
+                return Ok(());
+            }
+            if let Some(status) = self.process.try_wait()? {
+                bail!(
+                    "levee ended ({status}) before it was ready; its log:\n{}",
+                    self.log()?
+                );
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "levee is not ready after {START_TIMEOUT:?} (last answer: {answer:?}); its \
+                     log:\n{}",
+                    self.log()?
+                );
+            }
+            thread::sleep(RETRY_INTERVAL);
+        }
+    }
+}
+
+/// The `levee` binary: `LEVEE_BIN`, or the one built beside the running program.
+///
+/// # Errors
+/// Names the places looked at.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os(BINARY_VARIABLE).map(PathBuf::from) {
+        if path.is_file() {
+            return Ok(path);
+        }
+        bail!(
+            "{BINARY_VARIABLE} is {}, which is not a file",
+            path.display()
+        );
+    }
+    let program = env::current_exe().context("cannot tell where this program is")?;
+    // A test's executable is one directory below, in deps/.
+    let places: Vec<PathBuf> = program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("levee"))
+        .collect();
+    places
+        .iter()
+        .find(|place| place.is_file())
+        .cloned()
+        .with_context(|| {
+            format!(
+                "no levee binary at {places:?}: run `cargo xtask build` or set {BINARY_VARIABLE}"
+            )
+        })
+}
+
+fn log_path(directory: &Path) -> PathBuf {
+    directory.join("levee.log")
+}

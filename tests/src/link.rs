@@ -1,0 +1,143 @@
+//! veth pairs between namespaces, set up so that XDP behaves on them as on a NIC.
+use std::{
+    fs,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::available_parallelism,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::netns::Netns;
+
+/// One end of a veth pair.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// Where it lives.
+    pub netns: &'a Netns,
+    /// Interface name, at most 15 bytes.
+    pub name: &'a str,
+    /// MAC address as text.
+    pub mac: &'a str,
+    /// The CPU that processes what this end receives, on a kernel thread of its own; without it
+    /// veth does so on the sender's CPU, in the sender's time.
+    pub receive_cpu: Option<usize>,
+}
+
+/// Makes a veth pair, both ends up, with:
+/// - checksum and segmentation offloads off, because XDP forwards frames as they are and a frame
+///   with a partial checksum would arrive broken;
+/// - VLAN tags in the frame instead of beside it, where XDP could not see them;
+/// - GRO on, because only then does veth accept redirected frames without an XDP program.
+///
+/// # Errors
+/// Fails when `ip` or `ethtool` do.
+pub fn veth(a: End<'_>, b: End<'_>, mtu: u32) -> Result<()> {
+    let (a_name, b_name) = (unique_name(), unique_name());
+    a.netns.tool(&format!(
+        "ip link add {a_name} address {} mtu {mtu} type veth peer name {b_name} address {} \
+         mtu {mtu} netns {}",
+        a.mac,
+        b.mac,
+        b.netns.path().display()
+    ))?;
+    for (end, name) in [(a, &a_name), (b, &b_name)] {
+        let netns = end.netns;
+        netns.tool(&format!("ip link set {name} up"))?;
+        // Only on an interface that is up does GRO make the peer a target for redirects.
+        netns.tool(&format!(
+            "ethtool -K {name} tx off gro on txvlan off tx-vlan-stag-hw-insert off"
+        ))?;
+    }
+    for (end, name) in [(a, &a_name), (b, &b_name)] {
+        if let Some(cpu) = end.receive_cpu {
+            pin_receive(end.netns, name, cpu)?;
+        }
+        end.netns
+            .tool(&format!("ip link set {name} name {}", end.name))?;
+    }
+    Ok(())
+}
+
+/// The index of an interface.
+///
+/// # Errors
+/// Fails when it does not exist.
+pub fn ifindex(netns: &Netns, name: &str) -> Result<u32> {
+    netns
+        .run(|| Ok(nix::net::if_::if_nametoindex(name)?))
+        .with_context(|| format!("no interface {name} in {}", netns.name()))
+}
+
+/// Frames and bytes an interface has received since it was made.
+///
+/// # Errors
+/// Fails when the interface does not exist.
+pub fn received_packets(netns: &Netns, name: &str) -> Result<u64> {
+    let table = netns.run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+    let line = table
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+        .with_context(|| format!("no interface {name} in {}", netns.name()))?;
+    // Columns: bytes, packets, errors, ...
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|packets| packets.parse().ok())
+        .with_context(|| format!("unexpected line for {name} in /proc/net/dev: {line}"))
+}
+
+/// A CPU for each of the two busy sides of the lab, sender and receiver; `None` where there is only
+/// one, so that nothing is pinned.
+#[must_use]
+pub fn busy_cpus() -> Option<(usize, usize)> {
+    let cpus = available_parallelism().ok()?.get();
+    (cpus > 1).then_some((0, 1))
+}
+
+/// Pins a thread (0: the calling one) to one CPU.
+///
+/// # Errors
+/// Fails when the CPU is not there.
+pub fn pin_thread(id: i32, cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(id), &set)
+        .with_context(|| format!("cannot pin thread {id} to CPU {cpu}"))
+}
+
+/// Moves the interface's NAPI to a kernel thread and pins that. The thread carries the name that
+/// the interface has now, which is how it is found: so the name must be unique on the machine.
+fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<()> {
+    netns.run_with_sysfs(|| {
+        let path = format!("/sys/class/net/{unique}/threaded");
+        fs::write(&path, "1").context("cannot enable threaded NAPI")
+    })?;
+    let prefix = format!("napi/{unique}-");
+    let mut pinned = 0;
+    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
+        let file_name = entry.context("cannot read /proc")?.file_name();
+        let Some(id) = file_name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process that has ended since the directory was read is not the one sought.
+        let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+        if name.starts_with(&prefix) {
+            pin_thread(id, cpu)?;
+            pinned += 1;
+        }
+    }
+    if pinned == 0 {
+        bail!("no kernel thread {prefix}* after enabling threaded NAPI");
+    }
+    Ok(())
+}
+
+/// An interface name that no other lab uses, at most 15 bytes.
+fn unique_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("lv{:x}x{number:x}", std::process::id())
+}

@@ -1,0 +1,2 @@
+//! `levee-lab`: demonstration and benchmarks.
+fn main() {}
