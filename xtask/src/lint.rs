@@ -1,0 +1,54 @@
+//! `cargo xtask lint`
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{bpf, consent::Consent, host, process, toolchain::Toolchain, workspace::Workspace};
+
+/// Checks formatting, and clippy for both targets with warnings as errors.
+pub(crate) fn run(workspace: &Workspace, consent: &Consent) -> Result<()> {
+    for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
+        if process::find_program(program).is_none() {
+            bail!("{program} is missing: {}", how_to_get(component));
+        }
+    }
+    println!("rustfmt");
+    process::run(host::cargo(workspace, "fmt").args(["--all", "--check"]))?;
+    println!("clippy, BPF target");
+    let toolchain = Toolchain::ensure(workspace, consent)?;
+    process::run(&mut bpf_clippy(workspace, consent, &toolchain)?)?;
+    println!("clippy, host");
+    // The host crates embed the objects.
+    bpf::build(workspace, consent)?;
+    process::run(
+        host::cargo(workspace, "clippy")
+            .args(["--workspace", "--exclude", "xdp-ebpf", "--all-targets"])
+            .args(["--", "-D", "warnings"]),
+    )
+}
+
+/// Clippy belongs to one compiler, so it has to be the one of the toolchain that builds the
+/// objects, started directly: `cargo clippy` would look for one in `PATH`.
+fn bpf_clippy(workspace: &Workspace, consent: &Consent, toolchain: &Toolchain) -> Result<Command> {
+    let clippy = toolchain.program("cargo-clippy").with_context(|| {
+        format!(
+            "{} has no clippy: {}",
+            toolchain.origin,
+            how_to_get("clippy")
+        )
+    })?;
+    let mut command = Command::new(clippy);
+    toolchain.prepare(workspace, &mut command)?;
+    command.arg("clippy");
+    bpf::configure(workspace, consent, toolchain, &mut command)?;
+    command.args(["--", "-D", "warnings"]);
+    Ok(command)
+}
+
+fn how_to_get(component: &str) -> String {
+    format!(
+        "with rustup, run `rustup component add {component}`; otherwise install the package of \
+         your distribution that has it"
+    )
+}
