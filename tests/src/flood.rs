@@ -14,14 +14,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
-use nix::sys::prctl::set_timerslack;
+use aya::{
+    maps::Array,
+    programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
+};
+use nix::{sys::prctl::set_timerslack, unistd::gettid};
 
 use self::template::Template;
 use crate::{
-    link::{busy_cpus, ifindex, pin_thread},
+    abi::TEMPLATE_WORDS,
+    link::ifindex,
     netns::Netns,
     object::Object,
+    scheduling::{busy_cpus, pin_thread, set_nice},
 };
 
 /// Longest a flood may be asked to last.
@@ -37,6 +42,9 @@ const CALL_FRAMES_MAX: u64 = 16_384;
 /// When the generator is later than this it gives the missed frames up instead of sending them in a
 /// burst faster than the rate asked for.
 const LATE_MAX: Duration = Duration::from_millis(20);
+
+/// The lowest priority there is.
+const GENERATOR_NICE: i32 = 19;
 
 /// What kind of segment the flood consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,12 +187,14 @@ impl Drop for Flood {
 }
 
 /// Puts the calling thread where the generator must run: in the sender's namespace, on the sender's
-/// CPU, and woken on time.
+/// CPU, woken on time, and after everyone else: what it takes from the CPU it must not take from
+/// the client and the server, which on a real network do not share one with the attacker.
 fn settle(netns: &Netns) -> Result<()> {
     netns.enter()?;
     set_timerslack(1).context("cannot set the timer slack")?;
+    set_nice(gettid(), GENERATOR_NICE)?;
     match busy_cpus() {
-        Some((sender, _)) => pin_thread(0, sender),
+        Some((sender, _)) => pin_thread(gettid(), sender),
         None => Ok(()),
     }
 }
@@ -205,12 +215,18 @@ impl Generator {
                 if spec.target.is_ipv4() { 4 } else { 6 },
             ),
             ("FLOOD_RANDOM_ACK", u32::from(spec.kind == FloodKind::Ack)),
+            ("FLOOD_LENGTH", template.frame.len() as u32),
             ("FLOOD_IP_SUM", template.ip_sum),
             ("FLOOD_TCP_SUM", template.tcp_sum),
         ];
         let mut object = Object::load_with(&globals, |loader| {
             loader.override_global("FLOOD_SEED", &spec.seed, true);
         })?;
+        let map = object
+            .ebpf()
+            .map_mut("FLOOD_TEMPLATE")
+            .context("no map FLOOD_TEMPLATE")?;
+        Array::<_, [u64; TEMPLATE_WORDS]>::try_from(map)?.set(0, template.words()?, 0)?;
         // Attached anywhere at all, the program keeps its place in the kernel's dispatcher; without
         // that every test run would rewrite the dispatcher's code twice, at 12 ms each. The
         // loopback interface carries nothing here.

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod netns;
 pub mod object;
 pub mod process;
+pub mod scheduling;
 pub mod scratch;
 pub mod server;
 pub mod stats;

@@ -2,16 +2,18 @@
 use std::{
     fs,
     sync::atomic::{AtomicU32, Ordering},
-    thread::available_parallelism,
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
+use nix::unistd::Pid;
+
+use crate::{
+    netns::Netns,
+    scheduling::{pin_thread, set_nice},
 };
 
-use crate::netns::Netns;
+/// Receive threads go before ordinary processes, as the soft interrupts of a NIC do.
+const RECEIVE_NICE: i32 = -15;
 
 /// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
@@ -89,25 +91,6 @@ pub fn received_packets(netns: &Netns, name: &str) -> Result<u64> {
         .with_context(|| format!("unexpected line for {name} in /proc/net/dev: {line}"))
 }
 
-/// A CPU for each of the two busy sides of the lab, sender and receiver; `None` where there is only
-/// one, so that nothing is pinned.
-#[must_use]
-pub fn busy_cpus() -> Option<(usize, usize)> {
-    let cpus = available_parallelism().ok()?.get();
-    (cpus > 1).then_some((0, 1))
-}
-
-/// Pins a thread (0: the calling one) to one CPU.
-///
-/// # Errors
-/// Fails when the CPU is not there.
-pub fn pin_thread(id: i32, cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(id), &set)
-        .with_context(|| format!("cannot pin thread {id} to CPU {cpu}"))
-}
-
 /// Moves the interface's NAPI to a kernel thread and pins that. The thread carries the name that
 /// the interface has now, which is how it is found: so the name must be unique on the machine.
 fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<()> {
@@ -125,7 +108,9 @@ fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<()> {
         // A process that has ended since the directory was read is not the one sought.
         let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
         if name.starts_with(&prefix) {
+            let id = Pid::from_raw(id);
             pin_thread(id, cpu)?;
+            set_nice(id, RECEIVE_NICE)?;
             pinned += 1;
         }
     }

@@ -18,8 +18,9 @@ use tempfile::TempDir;
 use crate::{
     abi::ATTACKER_MAC,
     flood::{Flood, FloodSpec, Injection},
-    link::{End, busy_cpus, veth},
+    link::{End, veth},
     netns::Netns,
+    scheduling::busy_cpus,
     scratch,
     switch::Switch,
     vlan::{Tag, VlanShim},

@@ -1,8 +1,10 @@
 //! The frame that the generator varies, and the checksums of its constant part.
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::{Result, bail};
+
 use super::FloodKind;
-use crate::abi::tcp_flag;
+use crate::abi::{TEMPLATE_BYTES_MAX, TEMPLATE_WORDS, tcp_flag};
 
 /// A frame with every varying field zero.
 pub(super) struct Template {
@@ -50,6 +52,23 @@ impl Template {
             ip_sum: if target.is_ipv4() { sum(&ip) } else { 0 },
             tcp_sum: sum(&pseudo) + sum(&tcp),
         }
+    }
+
+    /// The frame as the value of the generator's map.
+    pub(super) fn words(&self) -> Result<[u64; TEMPLATE_WORDS]> {
+        let mut bytes = [0; TEMPLATE_BYTES_MAX];
+        let Some(start) = bytes.get_mut(..self.frame.len()) else {
+            bail!(
+                "a template of {} bytes; at most {TEMPLATE_BYTES_MAX}",
+                self.frame.len()
+            );
+        };
+        start.copy_from_slice(&self.frame);
+        let mut words = [0; TEMPLATE_WORDS];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_ne_bytes(*bytes);
+        }
+        Ok(words)
     }
 }
 

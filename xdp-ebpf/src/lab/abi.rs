@@ -5,6 +5,12 @@
 /// else goes to the client.
 pub const ATTACKER_MAC: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x77, 0xfe];
 
+/// Words of the flood's template map.
+pub const TEMPLATE_WORDS: usize = 12;
+/// Longest template frame in bytes: Ethernet, IPv6 and a TCP header with 20 bytes of options take
+/// 94.
+pub const TEMPLATE_BYTES_MAX: usize = TEMPLATE_WORDS * 8;
+
 /// Slots of the per-CPU counter array `LAB_COUNTERS`.
 pub mod counter {
     /// SYN-ACKs sent to the attacker.

@@ -1,8 +1,11 @@
 //! The flood generator: run with `BPF_PROG_TEST_RUN` and live frames, it turns copies of one
 //! template frame into segments of a flood and redirects them into a veth.
 //!
-//! Live frames are recycled without being reset, so every field that varies is rewritten from
-//! scratch, and the checksums come from sums of the constant part that the host side computed.
+//! Live frames are recycled without being reset, and whoever received one may have turned it into
+//! an answer. So every frame starts as a fresh copy of the template; then the varying fields are
+//! filled in, and the checksums completed from sums of the constant part that userspace computed.
+use core::mem::size_of;
+
 use aya_ebpf::{
     Global,
     bindings::xdp_action,
@@ -12,7 +15,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-use crate::frame::store;
+use crate::{
+    abi::{TEMPLATE_BYTES_MAX, TEMPLATE_WORDS},
+    frame::store,
+};
 
 /// Where the frames go, an interface index in the namespace of the caller.
 #[unsafe(no_mangle)]
@@ -29,6 +35,9 @@ static FLOOD_IP_SUM: Global<u32> = Global::new(0);
 /// Sum of the template's pseudo header and TCP header with every varying field zero.
 #[unsafe(no_mangle)]
 static FLOOD_TCP_SUM: Global<u32> = Global::new(0);
+/// Length of the template, at least 8 bytes.
+#[unsafe(no_mangle)]
+static FLOOD_LENGTH: Global<u32> = Global::new(0);
 /// Makes two runs with the same seed send the same segments.
 #[unsafe(no_mangle)]
 static FLOOD_SEED: Global<u64> = Global::new(0);
@@ -36,6 +45,10 @@ static FLOOD_SEED: Global<u64> = Global::new(0);
 /// Frames made so far. One thread drives the generator, so a plain increment is enough.
 #[map]
 static FLOOD_SENT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The frame with every varying field zero.
+#[map]
+static FLOOD_TEMPLATE: Array<[u64; TEMPLATE_WORDS]> = Array::with_max_entries(1, 0);
 
 const IP_OFFSET: usize = 14;
 const IPV4_CHECKSUM: usize = IP_OFFSET + 10;
@@ -75,11 +88,31 @@ fn rewrite(ctx: &XdpContext) -> Option<()> {
     };
     let first = mix(FLOOD_SEED.load().wrapping_add(n.wrapping_mul(GOLDEN)));
     let second = mix(first);
+    copy_template(ctx)?;
     if FLOOD_IP_VERSION.load() == 4 {
         rewrite_v4(ctx, first, second)
     } else {
         rewrite_v6(ctx, first, second)
     }
+}
+
+/// Overwrites the frame with the template, a word at a time; the last word overlaps the one before
+/// it when the length is not a multiple of a word.
+#[inline(always)]
+fn copy_template(ctx: &XdpContext) -> Option<()> {
+    const WORD: usize = size_of::<u64>();
+    let template = FLOOD_TEMPLATE.get_ptr(0)?.cast::<u8>();
+    let length = FLOOD_LENGTH.load() as usize;
+    if !(WORD..=TEMPLATE_BYTES_MAX).contains(&length) {
+        return None;
+    }
+    for index in 0..TEMPLATE_WORDS {
+        let offset = (index * WORD).min(length - WORD);
+        // SAFETY: `offset + WORD` is at most `TEMPLATE_BYTES_MAX`, the size of the map's value.
+        let word = unsafe { template.add(offset).cast::<u64>().read_unaligned() };
+        store(ctx, offset, word)?;
+    }
+    Some(())
 }
 
 #[inline(always)]
