@@ -1,5 +1,6 @@
 //! The flood: segments from random spoofed sources, made in the kernel by running the generator
 //! program on live XDP frames (`BPF_PROG_TEST_RUN` with `BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18).
+mod fate;
 mod template;
 
 use std::{
@@ -20,13 +21,14 @@ use aya::{
 };
 use nix::{sys::prctl::set_timerslack, unistd::gettid};
 
-use self::template::Template;
+use self::{fate::SharedFate, template::Template};
 use crate::{
     abi::TEMPLATE_WORDS,
     link::ifindex,
     netns::Netns,
     object::Object,
     scheduling::{busy_cpus, pin_thread, set_nice},
+    switch::FateMap,
 };
 
 /// Longest a flood may be asked to last.
@@ -73,7 +75,7 @@ pub struct FloodSpec {
 }
 
 /// Where a flood enters: an interface of a namespace, and the MAC addresses of its frames.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Injection<'a> {
     /// The namespace of the interface.
     pub netns: &'a Netns,
@@ -81,6 +83,8 @@ pub struct Injection<'a> {
     pub interface: &'a str,
     /// Source and destination MAC.
     pub macs: [[u8; 6]; 2],
+    /// Where the share of frames lost is written, for the client to lose as many.
+    pub(crate) shared_fate: FateMap,
 }
 
 /// A running flood; dropping it stops it.
@@ -128,25 +132,31 @@ impl Flood {
         if spec.rate == Some(0) {
             bail!("a flood of 0 segments per second; at least 1 is needed");
         }
-        let mut generator = Generator::load(injection, &spec)?;
+        let mut generator = Generator::load(&injection, &spec)?;
         let shared = Arc::new(Shared::default());
         let (ready, is_ready) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("levee-lab-flood".into())
             .spawn({
                 let (netns, shared) = (injection.netns.clone(), Arc::clone(&shared));
+                let (interface, map) = (injection.interface.to_owned(), injection.shared_fate);
                 move || {
-                    // Only a receiver that has given up is gone, and it needs no news.
-                    ready.send(settle(&netns)).ok();
-                    generator.send(&spec, &shared)
+                    settle(&netns)?;
+                    let mut fate = SharedFate::start(&interface, map)?;
+                    // Only a caller that has given up is gone, and it needs no news.
+                    ready.send(()).ok();
+                    generator.send(&spec, &shared, &mut fate)
                 }
             });
-        let thread = thread.context("cannot start the flood's thread")?;
-        is_ready.recv().context("the flood's thread ended")??;
-        Ok(Self {
+        let flood = Self {
             shared,
-            thread: Some(thread),
-        })
+            thread: Some(thread.context("cannot start the flood's thread")?),
+        };
+        if is_ready.recv().is_err() {
+            flood.join()?;
+            bail!("the flood ended before it was ready");
+        }
+        Ok(flood)
     }
 
     /// Segments offered so far.
@@ -205,7 +215,7 @@ struct Generator {
 }
 
 impl Generator {
-    fn load(injection: Injection<'_>, spec: &FloodSpec) -> Result<Self> {
+    fn load(injection: &Injection<'_>, spec: &FloodSpec) -> Result<Self> {
         let template = Template::new(spec.kind, spec.target, injection.macs);
         let index = ifindex(injection.netns, injection.interface)?;
         let globals = [
@@ -237,7 +247,7 @@ impl Generator {
         })
     }
 
-    fn send(&mut self, spec: &FloodSpec, shared: &Shared) -> Result<Sent> {
+    fn send(&mut self, spec: &FloodSpec, shared: &Shared, fate: &mut SharedFate) -> Result<Sent> {
         let program = self.object.xdp("lab_flood")?;
         let start = Instant::now();
         let mut pace = Pace::new(spec.rate);
@@ -248,6 +258,7 @@ impl Generator {
             if left == 0 || elapsed >= spec.duration_max || shared.stop.load(Ordering::Relaxed) {
                 return Ok(Sent { frames, elapsed });
             }
+            fate.update()?;
             match pace.due(elapsed) {
                 Due::Now(count) => {
                     let count = count.min(left);

@@ -6,15 +6,21 @@
 
 #[path = "../../xdp-ebpf/src/lab/abi.rs"]
 pub mod abi;
+pub mod bench;
 pub mod client;
+pub mod demo;
 pub mod flood;
+pub mod format;
 pub mod http;
+pub mod interrupt;
 pub mod levee;
 pub mod link;
 pub mod metrics;
 pub mod netns;
 pub mod object;
+pub mod observer;
 pub mod process;
+pub mod protection;
 pub mod scheduling;
 pub mod scratch;
 pub mod server;

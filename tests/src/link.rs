@@ -74,21 +74,46 @@ pub fn ifindex(netns: &Netns, name: &str) -> Result<u32> {
         .with_context(|| format!("no interface {name} in {}", netns.name()))
 }
 
-/// Frames and bytes an interface has received since it was made.
+/// What an interface has sent since it was made, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transmitted {
+    /// Taken by the peer.
+    pub sent: u64,
+    /// Lost because the peer's receive queue was full.
+    pub dropped: u64,
+}
+
+impl Transmitted {
+    /// The share that was lost since an earlier reading, 0 to 1.
+    #[must_use]
+    pub fn lost_since(&self, earlier: &Self) -> f64 {
+        let sent = self.sent.saturating_sub(earlier.sent);
+        let dropped = self.dropped.saturating_sub(earlier.dropped);
+        dropped as f64 / (sent + dropped).max(1) as f64
+    }
+}
+
+/// What an interface of the calling thread's namespace has sent.
 ///
 /// # Errors
 /// Fails when the interface does not exist.
-pub fn received_packets(netns: &Netns, name: &str) -> Result<u64> {
-    let table = netns.run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+pub fn transmitted_here(name: &str) -> Result<Transmitted> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").context("cannot read net/dev")?;
     let line = table
         .lines()
         .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
-        .with_context(|| format!("no interface {name} in {}", netns.name()))?;
-    // Columns: bytes, packets, errors, ...
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|packets| packets.parse().ok())
-        .with_context(|| format!("unexpected line for {name} in /proc/net/dev: {line}"))
+        .with_context(|| format!("no interface {name}"))?;
+    // Eight columns for what was received, then bytes, packets, errors and drops.
+    let column = |index| -> Result<u64> {
+        let field = line.split_whitespace().nth(index);
+        field
+            .and_then(|field| field.parse().ok())
+            .with_context(|| format!("unexpected line for {name} in net/dev: {line}"))
+    };
+    Ok(Transmitted {
+        sent: column(9)?,
+        dropped: column(11)?,
+    })
 }
 
 /// Moves the interface's NAPI to a kernel thread and pins that. The thread carries the name that

@@ -1,2 +1,79 @@
 //! `levee-lab`: demonstration and benchmarks.
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use levee_tests::{
+    bench::flood::{self, BenchOptions},
+    demo::{self, DemoOptions},
+    interrupt::{Interrupt, Interrupted},
+};
+
+/// What a shell reports for a command that SIGINT ended.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// levee's lab: a flood, a server and a client in private network namespaces.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show a SYN flood first without and then with levee.
+    Demo {
+        /// SYNs per second of the flood.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
+        rate: u64,
+        /// How long each of the two floods lasts.
+        #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=50))]
+        seconds: u32,
+    },
+    /// Measure.
+    Bench {
+        #[command(subcommand)]
+        bench: Bench,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// The highest rate of SYNs at which real clients still get through, for levee and others.
+    Flood {
+        /// How often everything is measured; medians are reported.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// Print JSON on standard output; progress goes to standard error.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the lab needs root: it makes network namespaces and loads eBPF programs");
+    }
+    let interrupt = Interrupt::install()?;
+    match arguments.command {
+        Command::Demo { rate, seconds } => demo::run(DemoOptions { rate, seconds }, &interrupt),
+        Command::Bench {
+            bench: Bench::Flood { rounds, json },
+        } => flood::run(BenchOptions { rounds, json }, &interrupt),
+    }
+}

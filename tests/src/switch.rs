@@ -1,7 +1,12 @@
 //! Control of the switch program between the lab's namespaces: counters and the loss rule.
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use anyhow::{Context as _, Result};
 use aya::{
-    maps::{Array, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray},
     programs::XdpMode,
 };
 
@@ -29,6 +34,16 @@ pub struct Counters {
     pub to_host: u64,
     /// Frames from the client that the loss rule took.
     pub lost: u64,
+    /// Frames from the client that were lost because the link loses that share of the flood.
+    pub lost_in_flood: u64,
+}
+
+impl Counters {
+    /// What the host sent back for SYNs: SYN-ACKs, or from `lab_tx` the SYNs themselves.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.syn_ack + self.syn
+    }
 }
 
 /// Which segments from the client are lost on the way.
@@ -61,6 +76,26 @@ pub enum Payload {
 #[derive(Debug)]
 pub struct Switch {
     object: Object,
+    shared_fate: FateMap,
+}
+
+/// Sets the probability with which a frame from the client is lost along with the flood.
+#[derive(Clone)]
+pub(crate) struct FateMap(Arc<Mutex<Array<MapData, u32>>>);
+
+impl FateMap {
+    /// `probability` is clamped to 0 to 1.
+    pub(crate) fn set(&self, probability: f64) -> Result<()> {
+        let units = (probability * f64::from(u32::MAX)) as u32;
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.set(0, units, 0).context("cannot set the client's loss")
+    }
+}
+
+impl fmt::Debug for FateMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FateMap")
+    }
 }
 
 impl Switch {
@@ -76,7 +111,18 @@ impl Switch {
         let mut object = Object::load(&globals)?;
         object.attach_xdp(netns, uplink, "lab_sink", XdpMode::Driver)?;
         object.attach_xdp(netns, client_link, "lab_loss", XdpMode::Driver)?;
-        Ok(Self { object })
+        let map = object
+            .ebpf()
+            .take_map("LAB_SHARED_FATE")
+            .context("no map LAB_SHARED_FATE")?;
+        Ok(Self {
+            object,
+            shared_fate: FateMap(Arc::new(Mutex::new(map.try_into()?))),
+        })
+    }
+
+    pub(crate) fn shared_fate(&self) -> FateMap {
+        self.shared_fate.clone()
     }
 
     /// Reads the counters.
@@ -99,6 +145,7 @@ impl Switch {
             to_client: sum(counter::TO_CLIENT)?,
             to_host: sum(counter::TO_HOST)?,
             lost: sum(counter::LOST)?,
+            lost_in_flood: sum(counter::LOST_IN_FLOOD)?,
         })
     }
 

@@ -133,6 +133,7 @@ impl Lab {
             netns: &self.net,
             interface: UPLINK,
             macs: [ATTACKER_MAC, HOST_MAC_BYTES],
+            shared_fate: self.switch.shared_fate(),
         };
         Flood::start(injection, spec)
     }

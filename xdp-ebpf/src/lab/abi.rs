@@ -27,8 +27,10 @@ pub mod counter {
     pub const TO_HOST: u32 = 5;
     /// Frames from the client that the loss rule took.
     pub const LOST: u32 = 6;
+    /// Frames from the client that shared the fate of the flood.
+    pub const LOST_IN_FLOOD: u32 = 7;
     /// How many slots there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
 }
 
 /// Slots of the array `LAB_LOSS`, which holds one rule for frames from the client. A TCP segment

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     Global,
     bindings::xdp_action,
-    helpers::bpf_redirect,
+    helpers::{bpf_get_prandom_u32, bpf_redirect},
     macros::{map, xdp},
     maps::{Array, PerCpuArray},
     programs::XdpContext,
@@ -28,6 +28,11 @@ static LAB_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::C
 #[map]
 static LAB_LOSS: Array<u32> = Array::with_max_entries(loss::COUNT, 0);
 
+/// Probability that a frame from the client is lost, in units of 2^-32: the share of frames that
+/// the link to the host loses at present.
+#[map]
+static LAB_SHARED_FATE: Array<u32> = Array::with_max_entries(1, 0);
+
 /// On the link to the host: forwards to the client; counts and drops what goes to the attacker.
 #[xdp]
 pub(crate) fn lab_sink(ctx: XdpContext) -> u32 {
@@ -48,6 +53,10 @@ pub(crate) fn lab_sink(ctx: XdpContext) -> u32 {
 pub(crate) fn lab_loss(ctx: XdpContext) -> u32 {
     if tcp_segment(&ctx).is_some_and(|segment| is_lost(&segment).unwrap_or(false)) {
         count(counter::LOST);
+        return xdp_action::XDP_DROP;
+    }
+    if shares_fate() {
+        count(counter::LOST_IN_FLOOD);
         return xdp_action::XDP_DROP;
     }
     count(counter::TO_HOST);
@@ -101,6 +110,15 @@ fn is_lost(segment: &Segment) -> Option<bool> {
         *left -= 1;
     }
     Some(true)
+}
+
+#[inline(always)]
+fn shares_fate() -> bool {
+    match LAB_SHARED_FATE.get(0) {
+        // SAFETY: a plain helper call without pointers.
+        Some(&probability) if probability != 0 => unsafe { bpf_get_prandom_u32() < probability },
+        _ => false,
+    }
 }
 
 #[inline(always)]

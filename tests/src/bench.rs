@@ -1,0 +1,2 @@
+//! Benchmarks that run in the lab.
+pub mod flood;
