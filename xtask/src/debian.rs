@@ -149,7 +149,7 @@ fn choose_rust(apt: &Apt) -> Result<Vec<Package>> {
     )
 }
 
-/// `rustc`, its source, its clippy and those of their dependencies that are not installed.
+/// `rustc`, its source, its clippy and what they depend on and the system lacks.
 fn closure_of_rust(apt: &Apt, rustc: &str) -> Result<Vec<Package>> {
     let (source, clippy) = companions(rustc).context("not a name of a rustc package")?;
     let mut wanted = vec![rustc, &source];
@@ -161,14 +161,14 @@ fn closure_of_rust(apt: &Apt, rustc: &str) -> Result<Vec<Package>> {
         .args(["install", "-s", "--no-install-recommends"])
         .args(&wanted);
     let all = apt::parse_simulation(&process::output(&mut simulation)?);
-    if let Some(llvm) = all.iter().find_map(|package| llvm_major(&package.name)) {
-        linker::check_llvm(llvm).map_err(anyhow::Error::msg)?;
-    }
+    // Ubuntu links LLVM into its rustc, where bpf-linker cannot get at it.
+    let llvm = all.iter().find_map(|package| llvm_major(&package.name));
+    linker::check_llvm(llvm.context("its LLVM is no package of its own")?)
+        .map_err(anyhow::Error::msg)?;
     let installed = apt::installed()?;
-    Ok(all
-        .into_iter()
-        .filter(|p| wanted.contains(&p.name.as_str()) || !installed.contains(&p.name))
-        .collect())
+    // Rust's own packages have to match to the letter, so an installed one is no replacement.
+    let needed = |p: &Package| p.name.contains("rust") || !installed.contains(&p.name);
+    Ok(all.into_iter().filter(needed).collect())
 }
 
 /// The names of the source and the clippy package that belong to a rustc package: plain `rustc`,

@@ -28,9 +28,10 @@ pub(crate) fn build_and_load(
         println!("Neither --config nor --iface is given: running the demo instead.");
         return demo(workspace, consent, &load.args);
     }
+    let why = "levee loads BPF programs and attaches them to a network interface";
+    process::check_root(why)?;
     build(workspace, consent, false)?;
     let levee = workspace.release_binary("levee");
-    let why = "levee loads BPF programs and attaches them to a network interface";
     run_as_root(&levee, &run_args(load), why)
 }
 
@@ -55,6 +56,8 @@ fn run_lab(
     command: &[&str],
     args: &[String],
 ) -> Result<()> {
+    let why = "The lab makes network namespaces and loads BPF programs in them";
+    process::check_root(why)?;
     packages::ensure(workspace, consent, packages::LAB)?;
     build(workspace, consent, false)?;
     let lab = workspace.release_binary("levee-lab");

@@ -81,6 +81,15 @@ pub(crate) fn is_root() -> Result<bool> {
     Ok(own.uid() == 0)
 }
 
+/// Fails if this process neither is root nor can become it; for commands that need root in the
+/// end, before they start what takes long.
+pub(crate) fn check_root(why: &str) -> Result<()> {
+    if is_root()? || find_program("sudo").is_some() {
+        return Ok(());
+    }
+    bail!("{why}: that needs root, and there is no sudo here. Run this as root.")
+}
+
 /// A command that runs `program` as root: by itself when we are root, with sudo otherwise. Says
 /// why root is needed in the second case. Only for programs that are already built: cargo as root
 /// would leave files behind that the user cannot replace.
@@ -90,16 +99,9 @@ pub(crate) fn as_root(program: &Path, args: &[String], why: &str) -> Result<Comm
         command.args(args);
         return Ok(command);
     }
-    let Some(sudo) = find_program("sudo") else {
-        let mut wanted = Command::new(program);
-        wanted.args(args);
-        bail!(
-            "{why}: that needs root, and there is no sudo. Run as root: {}",
-            show(&wanted)
-        );
-    };
+    check_root(why)?;
     println!("{why}: that needs root, so sudo may ask for your password.");
-    let mut command = Command::new(sudo);
+    let mut command = Command::new("sudo");
     // For log levels and the like; `--` keeps the program's own options from sudo.
     command.args(["--preserve-env=RUST_LOG,RUST_BACKTRACE,NO_COLOR", "--"]);
     command.arg(program).args(args);

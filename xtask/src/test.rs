@@ -8,6 +8,8 @@ use crate::{
     bpf, consent::Consent, host, packages, process, rustc::RustcInfo, workspace::Workspace,
 };
 
+const WHY_ROOT: &str = "The tests make network namespaces and load BPF programs in them";
+
 /// Builds what the tests embed and start, installs what they call, and runs them.
 pub(crate) fn run(
     workspace: &Workspace,
@@ -15,6 +17,7 @@ pub(crate) fn run(
     filter: Option<String>,
     args: &[String],
 ) -> Result<()> {
+    process::check_root(WHY_ROOT)?;
     packages::ensure(workspace, consent, packages::tests())?;
     bpf::build(workspace, consent)?;
     host::build(workspace, false)?;
@@ -35,13 +38,7 @@ pub(crate) fn run(
 
 /// Has cargo start the test binaries, not itself, with sudo.
 fn run_as_root(cargo: &mut Command, path: &str) -> Result<()> {
-    if process::find_program("sudo").is_none() {
-        bail!("the tests make network namespaces and load BPF programs: run them as root");
-    }
-    println!(
-        "The tests make network namespaces and load BPF programs: that needs root, so sudo may \
-         ask for your password."
-    );
+    println!("{WHY_ROOT}: that needs root, so sudo may ask for your password.");
     let host = RustcInfo::ask("rustc".as_ref(), None)?.host;
     cargo.env(runner_variable(&host), runner(path)?);
     Ok(())
