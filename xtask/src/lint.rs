@@ -6,19 +6,32 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{bpf, consent::Consent, host, process, toolchain::Toolchain, workspace::Workspace};
 
-/// Checks formatting, and clippy for both targets with warnings as errors.
+/// Checks formatting, and clippy for both targets with warnings as errors. A failed check does not
+/// keep the others from being made.
 pub(crate) fn run(workspace: &Workspace, consent: &Consent) -> Result<()> {
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
         if process::find_program(program).is_none() {
             bail!("{program} is missing: {}", how_to_get(component));
         }
     }
-    println!("rustfmt");
-    process::run(host::cargo(workspace, "fmt").args(["--all", "--check"]))?;
-    println!("clippy, BPF target");
-    let toolchain = Toolchain::ensure(workspace, consent)?;
-    process::run(&mut bpf_clippy(workspace, consent, &toolchain)?)?;
-    println!("clippy, host");
+    let mut errors = Vec::new();
+    let mut check = |name: &str, result: Result<()>| match result {
+        Ok(()) => println!("lint: {name}: no complaint"),
+        Err(error) => errors.push(format!("\n  {name}: {error:#}")),
+    };
+    check(
+        "format",
+        process::run(host::cargo(workspace, "fmt").args(["--all", "--check"])),
+    );
+    check("clippy, BPF target", bpf_clippy(workspace, consent));
+    check("clippy, host", host_clippy(workspace, consent));
+    if !errors.is_empty() {
+        bail!("{} of 3 checks failed:{}", errors.len(), errors.concat());
+    }
+    Ok(())
+}
+
+fn host_clippy(workspace: &Workspace, consent: &Consent) -> Result<()> {
     // The host crates embed the objects.
     bpf::build(workspace, consent)?;
     process::run(
@@ -30,7 +43,8 @@ pub(crate) fn run(workspace: &Workspace, consent: &Consent) -> Result<()> {
 
 /// Clippy belongs to one compiler, so it has to be the one of the toolchain that builds the
 /// objects, started directly: `cargo clippy` would look for one in `PATH`.
-fn bpf_clippy(workspace: &Workspace, consent: &Consent, toolchain: &Toolchain) -> Result<Command> {
+fn bpf_clippy(workspace: &Workspace, consent: &Consent) -> Result<()> {
+    let toolchain = Toolchain::ensure(workspace, consent)?;
     let clippy = toolchain.program("cargo-clippy").with_context(|| {
         format!(
             "{} has no clippy: {}",
@@ -41,9 +55,8 @@ fn bpf_clippy(workspace: &Workspace, consent: &Consent, toolchain: &Toolchain) -
     let mut command = Command::new(clippy);
     toolchain.prepare(workspace, &mut command)?;
     command.arg("clippy");
-    bpf::configure(workspace, consent, toolchain, &mut command)?;
-    command.args(["--", "-D", "warnings"]);
-    Ok(command)
+    bpf::configure(workspace, consent, &toolchain, &mut command)?;
+    process::run(command.args(["--", "-D", "warnings"]))
 }
 
 fn how_to_get(component: &str) -> String {
