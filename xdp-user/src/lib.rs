@@ -1,1 +1,29 @@
-//! levee controller.
+//! levee's controller: it reads the configuration, brings the data path into the kernel, rotates
+//! the cookies' keys, and tells what is going on.
+//!
+//! **Architecture invariant:** established connections do not depend on this process. It is asked
+//! nothing per packet or per connection; what the data path needs, it writes ahead of time.
+
+pub mod attach;
+pub mod cli;
+pub mod config;
+pub mod controller;
+pub mod ctl;
+pub mod datapath;
+pub mod http;
+pub mod jiffies;
+pub mod keys;
+pub mod kfunc;
+pub mod loader;
+pub mod log_output;
+pub mod metrics;
+pub mod netlink;
+pub mod offer;
+pub mod preflight;
+pub mod protection;
+pub mod reload;
+pub mod secret;
+pub mod services;
+pub mod shared;
+pub mod snapshot;
+pub mod startup;

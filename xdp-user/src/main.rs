@@ -1,2 +1,7 @@
 //! The `levee` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    levee::cli::main()
+}

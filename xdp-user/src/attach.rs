@@ -1,0 +1,155 @@
+//! Puts the programs on the interfaces, and takes them off again when dropped.
+
+use std::io;
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, TcAttachType, XdpMode,
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+};
+use nix::errno::Errno;
+
+use crate::{config::Attach, loader, netlink::link::Link};
+
+/// How the XDP program ended up attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the kernel's stack.
+    Generic,
+}
+
+impl Mode {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    const fn flag(self) -> XdpMode {
+        match self {
+            Self::Native => XdpMode::Driver,
+            Self::Generic => XdpMode::Skb,
+        }
+    }
+}
+
+/// The programs on one interface.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The interface.
+    pub link: Link,
+    /// How the XDP program is attached.
+    pub mode: Mode,
+    /// The kernel's id of the XDP program.
+    pub program_id: u32,
+    // Dropped first: SYNs are no longer answered.
+    _xdp: XdpLink,
+    // Dropped last: until then, whoever was answered is admitted.
+    _tc: SchedClassifierLink,
+}
+
+impl Attachment {
+    /// Attaches both programs to an interface: TC first, so that nobody is answered who could not
+    /// be admitted.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses one of them; then none is left attached.
+    pub fn new(ebpf: &mut Ebpf, link: &Link, attach: Attach) -> Result<Self> {
+        let tc = attach_tc(ebpf, link)?;
+        let (xdp, mode) = match attach {
+            Attach::Native => (attach_xdp(ebpf, link, Mode::Native)?, Mode::Native),
+            Attach::Generic => (attach_xdp(ebpf, link, Mode::Generic)?, Mode::Generic),
+            Attach::Auto => attach_auto(ebpf, link)?,
+        };
+        Ok(Self {
+            link: link.clone(),
+            mode,
+            program_id: loader::xdp_program(ebpf)?.info()?.id(),
+            _xdp: xdp,
+            _tc: tc,
+        })
+    }
+}
+
+fn attach_tc(ebpf: &mut Ebpf, link: &Link) -> Result<SchedClassifierLink> {
+    let program = loader::tc_program(ebpf)?;
+    let id = program
+        .attach_with_options(
+            &link.name,
+            TcAttachType::Ingress,
+            // Before other programs, which might redirect what has to be admitted here.
+            TcAttachOptions::TcxOrder(LinkOrder::first()),
+        )
+        .with_context(|| format!("cannot attach the TC program to {}", link.name))?;
+    Ok(program.take_link(id)?)
+}
+
+fn attach_auto(ebpf: &mut Ebpf, link: &Link) -> Result<(XdpLink, Mode)> {
+    let error = match attach_xdp(ebpf, link, Mode::Native) {
+        Ok(xdp) => return Ok((xdp, Mode::Native)),
+        Err(error) if is_driver_limit(&error) => error,
+        Err(error) => return Err(error),
+    };
+    log::warn!(
+        "{}: the driver cannot run XDP programs as things are ({:#}). levee attaches in generic \
+         mode, several times slower. What may help: a driver with native XDP, an MTU of at most \
+         3498 bytes, no LRO (`ethtool -K {} lro off`)",
+        link.name,
+        error.root_cause(),
+        link.name
+    );
+    let xdp = attach_xdp(ebpf, link, Mode::Generic)?;
+    Ok((xdp, Mode::Generic))
+}
+
+/// Whether generic mode may work where native mode failed.
+fn is_driver_limit(error: &anyhow::Error) -> bool {
+    !matches!(
+        errno(error),
+        Some(Errno::EBUSY | Errno::EEXIST | Errno::EPERM | Errno::ENODEV)
+    )
+}
+
+/// The error number at the root of an error, if it came from a system call.
+fn errno(error: &anyhow::Error) -> Option<Errno> {
+    let code = error
+        .root_cause()
+        .downcast_ref::<io::Error>()?
+        .raw_os_error()?;
+    Some(Errno::from_raw(code))
+}
+
+fn attach_xdp(ebpf: &mut Ebpf, link: &Link, mode: Mode) -> Result<XdpLink> {
+    let program = loader::xdp_program(ebpf)?;
+    match program.attach_to_if_index(link.index, mode.flag()) {
+        Ok(id) => Ok(program.take_link(id)?),
+        Err(error) => Err(attach_error(error, link, mode)),
+    }
+}
+
+fn attach_error(error: ProgramError, link: &Link, mode: Mode) -> anyhow::Error {
+    let error = anyhow!(error);
+    let what = format!(
+        "cannot attach the XDP program to {} in {} mode",
+        link.name,
+        mode.label()
+    );
+    match errno(&error) {
+        Some(Errno::EBUSY | Errno::EEXIST) => {
+            error.context(format!("{what}: another XDP program is attached to it"))
+        }
+        Some(Errno::EOPNOTSUPP) => {
+            error.context(format!("{what}: its driver does not support that"))
+        }
+        _ => error.context(what),
+    }
+}

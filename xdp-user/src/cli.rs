@@ -1,0 +1,205 @@
+//! The command line.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::{
+    config::{CONTROL_SOCKET, Config, Flags, METRICS_LISTEN, SECRET_FILE},
+    controller,
+    ctl::{self, Reloaded, Request, Response},
+    log_output,
+};
+
+/// Holds back SYN floods at the NIC and lets real clients through.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Protect services until SIGINT or SIGTERM. Needs root.
+    Run(RunArgs),
+    /// Check a configuration file, without root and without changing anything.
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show what a running levee does.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Have a running levee read its configuration file again, as SIGHUP does.
+    Reload {
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SocketArg {
+    /// The control socket of the running levee.
+    #[arg(long, value_name = "PATH", default_value = CONTROL_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The configuration file; instead of it, --iface and --protect.
+    #[arg(long, value_name = "FILE", required_unless_present_all = ["iface", "protect"])]
+    #[arg(conflicts_with_all = ["iface", "protect", "metrics", "secret_file", "control_socket"])]
+    config: Option<PathBuf>,
+    /// An interface that clients come in through. Repeatable.
+    #[arg(long, value_name = "IF")]
+    iface: Vec<String>,
+    /// A service on this machine, such as 192.0.2.10:443 or [2001:db8::10]:443. Repeatable.
+    #[arg(long, value_name = "ADDR:PORT")]
+    protect: Vec<String>,
+    /// Where to serve metrics, or "off".
+    #[arg(long, value_name = "ADDR:PORT", help = format!(
+        "Where to serve metrics, or \"off\" [default: {METRICS_LISTEN}]"
+    ))]
+    metrics: Option<String>,
+    /// The file with the master secret.
+    #[arg(long, value_name = "FILE", help = format!(
+        "The file with the master secret, made if there is none [default: {SECRET_FILE}]"
+    ))]
+    secret_file: Option<PathBuf>,
+    /// The control socket.
+    #[arg(long, value_name = "PATH", help = format!(
+        "The control socket, for `levee status` [default: {CONTROL_SOCKET}]"
+    ))]
+    control_socket: Option<PathBuf>,
+    /// What to log: off, error, warn, info, debug or trace. Before RUST_LOG.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LevelFilter>,
+}
+
+/// Runs the command line of this process. Errors are printed to stderr.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Check { config } => check(&config),
+        Command::Status { json, socket } => status(&socket.socket, json),
+        Command::Reload { socket } => reload(&socket.socket),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("levee: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: RunArgs) -> Result<()> {
+    log_output::init(args.log_level);
+    let config = match &args.config {
+        Some(file) => Config::read(file)?,
+        None => Flags {
+            interfaces: args.iface,
+            protect: args.protect,
+            metrics: args.metrics,
+            secret_file: args.secret_file,
+            control_socket: args.control_socket,
+        }
+        .into_config()?,
+    };
+    // One thread does all the work there is; the start runs on another beside it.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?
+        .block_on(controller::run(config, args.config))
+}
+
+fn check(file: &std::path::Path) -> Result<()> {
+    let config = Config::read(file)?;
+    println!("{}: valid", file.display());
+    for interface in &config.interfaces {
+        println!("interface {}: {}", interface.name, interface.attach.label());
+    }
+    for service in &config.services {
+        println!("service {}: {}", service.name, service.address);
+    }
+    match config.metrics_listen {
+        Some(address) => println!("metrics: http://{address}/metrics"),
+        None => println!("metrics: off"),
+    }
+    println!("secret file: {}", config.secret_file.display());
+    println!("control socket: {}", config.control_socket.display());
+    Ok(())
+}
+
+fn status(socket: &std::path::Path, json: bool) -> Result<()> {
+    let Response::Status(status) = ctl::request(socket, Request::Status)? else {
+        bail!("levee gave the answer to another question");
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", ctl::render(&status));
+    }
+    Ok(())
+}
+
+fn reload(socket: &std::path::Path) -> Result<()> {
+    let Response::Reloaded(reloaded) = ctl::request(socket, Request::Reload)? else {
+        bail!("levee gave the answer to another question");
+    };
+    let Reloaded {
+        services,
+        added,
+        removed,
+        needs_restart,
+    } = reloaded;
+    println!("reloaded: {services} service(s) protected");
+    for (what, names) in [("added", added), ("removed", removed)] {
+        if !names.is_empty() {
+            println!("{what}: {}", names.join(", "));
+        }
+    }
+    if !needs_restart.is_empty() {
+        println!("needs a restart of levee: {}", needs_restart.join(", "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_a_file_or_flags_but_not_both() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("levee run --config f").is_ok());
+        assert!(parse("levee run --iface eth0 --protect 192.0.2.1:80").is_ok());
+        assert!(
+            parse("levee run --iface a --iface b --protect x --protect y --metrics off").is_ok()
+        );
+        assert!(parse("levee run").is_err());
+        assert!(parse("levee run --iface eth0").is_err());
+        assert!(parse("levee run --protect 192.0.2.1:80").is_err());
+        assert!(parse("levee run --config f --iface eth0").is_err());
+        assert!(parse("levee run --config f --metrics off").is_err());
+        assert!(parse("levee run --config f --log-level loud").is_err());
+    }
+}

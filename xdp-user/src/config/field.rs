@@ -1,0 +1,149 @@
+//! The values a configuration may hold, each with the words for what is allowed. Used for the file
+//! and for the command line.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+};
+
+use super::{Attach, SERVICE_NAME_LEN_MAX};
+
+/// Longest interface name, bytes: `IFNAMSIZ` less the terminating zero.
+const INTERFACE_NAME_LEN_MAX: usize = 15;
+
+const ADDRESS_ALLOWED: &str =
+    "ADDRESS:PORT of the service, such as \"192.0.2.10:443\" or \"[2001:db8::10]:443\"";
+
+/// The result of judging one value: itself, or what was found and what is allowed.
+pub(super) type Judged<T> = Result<T, String>;
+
+/// "found X, allowed: Y".
+pub(super) fn refusal(found: impl std::fmt::Display, allowed: &str) -> String {
+    format!("found {found}, allowed: {allowed}")
+}
+
+/// Address and port of a service.
+pub(super) fn service_address(text: &str) -> Judged<SocketAddr> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| refusal(format_args!("\"{text}\""), ADDRESS_ALLOWED))?;
+    let objection = match address.ip() {
+        ip if ip.is_unspecified() => {
+            "an unspecified address; name each address that clients connect to"
+        }
+        ip if ip.is_multicast() => "a multicast address; TCP has none",
+        ip if ip.is_loopback() => "a loopback address; levee protects what arrives at an interface",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address; TCP has none",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            "an IPv4-mapped address; write it as IPv4"
+        }
+        _ if has_zone(address) => {
+            "an address with a zone; write it without, it is protected on every interface"
+        }
+        _ if address.port() == 0 => "port 0; a service has a port from 1 to 65535",
+        _ => return Ok(address),
+    };
+    Err(refusal(
+        format_args!("\"{text}\", {objection}"),
+        ADDRESS_ALLOWED,
+    ))
+}
+
+fn has_zone(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0)
+}
+
+/// Where the metrics server listens; `None` for "off".
+pub(super) fn metrics_listen(text: &str) -> Judged<Option<SocketAddr>> {
+    if text == "off" {
+        return Ok(None);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(Some(address)),
+        _ => Err(refusal(
+            format_args!("\"{text}\""),
+            "\"off\", or ADDRESS:PORT to listen on, such as \"127.0.0.1:9977\"",
+        )),
+    }
+}
+
+/// The name of an interface, by the kernel's rules (`dev_valid_name`).
+pub(super) fn interface_name(text: &str) -> Judged<String> {
+    let valid = (1..=INTERFACE_NAME_LEN_MAX).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text
+            .chars()
+            .any(|c| c == '/' || c == ':' || c.is_whitespace());
+    if valid {
+        return Ok(text.into());
+    }
+    Err(refusal(
+        format_args!("\"{text}\""),
+        "an interface name as `ip link` shows it, 1 to 15 bytes, such as \"eth0\"",
+    ))
+}
+
+/// How to attach to an interface.
+pub(super) fn attach(text: &str) -> Judged<Attach> {
+    [Attach::Auto, Attach::Native, Attach::Generic]
+        .into_iter()
+        .find(|attach| attach.label() == text)
+        .ok_or_else(|| {
+            refusal(
+                format_args!("\"{text}\""),
+                "\"auto\", \"native\" or \"generic\"",
+            )
+        })
+}
+
+/// The mode of a service. There is one so far.
+pub(super) fn service_mode(text: &str) -> Judged<()> {
+    if text == "host" {
+        return Ok(());
+    }
+    Err(refusal(
+        format_args!("\"{text}\""),
+        "\"host\", for a server on this machine",
+    ))
+}
+
+/// The name of a service.
+pub(super) fn service_name(text: &str) -> Judged<String> {
+    let printable = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    if (1..=SERVICE_NAME_LEN_MAX).contains(&text.len()) && text.bytes().all(printable) {
+        return Ok(text.into());
+    }
+    Err(refusal(
+        format_args!("{text:?}"),
+        "1 to 64 printable ASCII characters without space, quote and backslash",
+    ))
+}
+
+/// A file's path.
+pub(super) fn path(text: &str) -> Judged<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && path.file_name().is_some() {
+        return Ok(path);
+    }
+    Err(refusal(
+        format_args!("\"{text}\""),
+        "the absolute path of a file",
+    ))
+}
+
+/// MSS values that make sense for a service at `address`: from what every host takes (RFC 9293
+/// 3.7.1, RFC 8200 5) to what the largest packet holds.
+pub(super) fn mss_range(address: Option<SocketAddr>) -> RangeInclusive<i64> {
+    match address {
+        Some(SocketAddr::V6(_)) => 1220..=65475,
+        _ => 536..=65495,
+    }
+}
+
+/// Windows that a SYN-ACK may carry: it is never scaled (RFC 7323 2.2), and a smaller one would
+/// stall even the first segments.
+pub(super) const WINDOW_RANGE: RangeInclusive<i64> = 2048..=65535;
+
+/// RFC 7323 2.3.
+pub(super) const WINDOW_SCALE_RANGE: RangeInclusive<i64> = 0..=14;

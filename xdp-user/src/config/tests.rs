@@ -1,0 +1,283 @@
+use super::*;
+
+const MINIMAL: &str = "\
+[[interface]]
+name = \"eth0\"
+
+[[service]]
+address = \"192.0.2.10:443\"
+";
+
+fn errors(text: &str) -> String {
+    Config::parse("levee.toml", text).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let config = Config::parse("levee.toml", MINIMAL).unwrap();
+    assert_eq!(config.secret_file, Path::new(SECRET_FILE));
+    assert_eq!(config.control_socket, Path::new(CONTROL_SOCKET));
+    assert!(config.verify_syn_checksum);
+    assert_eq!(config.metrics_listen, Some(METRICS_LISTEN.parse().unwrap()));
+    assert_eq!(config.interfaces[0].attach, Attach::Auto);
+    assert_eq!(config.services[0].name, "192.0.2.10:443");
+}
+
+#[test]
+fn everything_can_be_set() {
+    let config = Config::parse(
+        "levee.toml",
+        r#"
+            secret_file = "/etc/levee/secret"
+            control_socket = "/run/l.sock"
+            verify_syn_checksum = false
+            metrics = { listen = "off" }
+            interface = [{ name = "eth0", mode = "generic" }, { name = "eth1", mode = "native" }]
+            [[service]]
+            name = "web"
+            address = "[2001:db8::1]:443"
+            mode = "host"
+            mss = 1220
+            window_scale = 0
+            window = 65535
+        "#,
+    )
+    .unwrap();
+    let expected = Config {
+        secret_file: "/etc/levee/secret".into(),
+        control_socket: "/run/l.sock".into(),
+        verify_syn_checksum: false,
+        metrics_listen: None,
+        interfaces: vec![
+            Interface {
+                name: "eth0".into(),
+                attach: Attach::Generic,
+            },
+            Interface {
+                name: "eth1".into(),
+                attach: Attach::Native,
+            },
+        ],
+        services: vec![Service {
+            name: "web".into(),
+            address: "[2001:db8::1]:443".parse().unwrap(),
+            mss: Some(1220),
+            window_scale: Some(0),
+            window: Some(65535),
+        }],
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn the_example_is_valid() {
+    let text = include_str!("../../../deploy/levee.example.toml");
+    let config = Config::parse("levee.example.toml", text).unwrap();
+    assert_eq!(config.secret_file, Path::new(SECRET_FILE));
+    assert_eq!(config.control_socket, Path::new(CONTROL_SOCKET));
+    assert_eq!(config.metrics_listen, Some(METRICS_LISTEN.parse().unwrap()));
+}
+
+/// Line to append to [`MINIMAL`] or text to replace it with, and the error.
+#[test]
+fn errors_name_file_line_key_found_and_allowed() {
+    let cases = [
+        (
+            "prt = 1",
+            "levee.toml:6: unknown field `prt`, expected one of `name`, `address`, `mode`, `mss`, \
+             `window_scale`, `window`",
+        ),
+        (
+            "mss = 1",
+            "levee.toml:6: service.mss: found 1, allowed: a whole number from 536 to 65495",
+        ),
+        (
+            "mss = \"a\"",
+            "levee.toml:6: service.mss: found \"a\", allowed: a whole number from 536 to 65495",
+        ),
+        (
+            "window_scale = 15",
+            "levee.toml:6: service.window_scale: found 15, allowed: a whole number from 0 to 14",
+        ),
+        (
+            "window = 65536",
+            "levee.toml:6: service.window: found 65536, allowed: a whole number from 2048 to 65535",
+        ),
+        (
+            "mode = \"proxy\"",
+            "levee.toml:6: service.mode: found \"proxy\", allowed: \"host\", for a server on this \
+             machine",
+        ),
+        (
+            "name = 5",
+            "levee.toml:6: service.name: found 5, allowed: a string, in quotes",
+        ),
+        (
+            "name = \"a b\"",
+            "levee.toml:6: service.name: found \"a b\", allowed: 1 to 64 printable ASCII \
+             characters without space, quote and backslash",
+        ),
+        (
+            "[metrics]\nlisten = \"9977\"",
+            "levee.toml:7: metrics.listen: found \"9977\", allowed: \"off\", or ADDRESS:PORT to \
+             listen on, such as \"127.0.0.1:9977\"",
+        ),
+        (
+            "[[interface]]\nname = \"eth0\"",
+            "levee.toml:7: interface.name: found \"eth0\" a second time (first on line 2), \
+             allowed: each value once",
+        ),
+        (
+            "[[interface]]\nname = \"eth 1\"",
+            "levee.toml:7: interface.name: found \"eth 1\", allowed: an interface name as `ip \
+             link` shows it, 1 to 15 bytes, such as \"eth0\"",
+        ),
+        (
+            "[[interface]]\nname = \"eth1\"\nmode = \"fast\"",
+            "levee.toml:8: interface.mode: found \"fast\", allowed: \"auto\", \"native\" or \
+             \"generic\"",
+        ),
+        (
+            "[[interface]]\nmode = \"auto\"",
+            "levee.toml:6: interface.name: found nothing, allowed: an interface name, such as \
+             \"eth0\"",
+        ),
+        (
+            "[[service]]\nname = \"x\"",
+            "levee.toml:6: service.address: found nothing, allowed: ADDRESS:PORT, such as \
+             \"192.0.2.10:443\"",
+        ),
+        (
+            "[[service]]\naddress = \"192.0.2.10:443\"",
+            "levee.toml:7: service.address: found \"192.0.2.10:443\" a second time (first on line \
+             5), allowed: each value once",
+        ),
+        (
+            "[[service]]\naddress = \"192.0.2.10:80\"\nname = \"192.0.2.10:443\"",
+            "levee.toml:7: service.name: found \"192.0.2.10:443\" a second time (first on line \
+             5), allowed: each value once",
+        ),
+    ];
+    for (added, expected) in cases {
+        assert_eq!(errors(&format!("{MINIMAL}{added}\n")), expected, "{added}");
+    }
+}
+
+#[test]
+fn errors_at_the_top_of_the_file() {
+    let cases = [
+        (
+            "secret_file = \"secret\"",
+            "levee.toml:1: secret_file: found \"secret\", allowed: the absolute path of a file",
+        ),
+        (
+            "verify_syn_checksum = \"yes\"",
+            "levee.toml:1: verify_syn_checksum: found \"yes\", allowed: true or false",
+        ),
+        (
+            "control_socket = 1979-05-27",
+            "levee.toml:1: control_socket: found 1979-05-27, allowed: a string, in quotes",
+        ),
+    ];
+    for (added, expected) in cases {
+        assert_eq!(errors(&format!("{added}\n{MINIMAL}")), expected, "{added}");
+    }
+    assert!(errors("interface = 5").starts_with("levee.toml:1: invalid type: integer `5`"));
+    assert!(errors("[[service]\n").starts_with("levee.toml:1: "));
+}
+
+#[test]
+fn every_problem_is_reported_in_the_order_of_the_file() {
+    let text =
+        "verify_syn_checksum = 1\n[[interface]]\nname = \"\"\n[[service]]\naddress = \"x\"\n";
+    let error = Config::parse("f", text).unwrap_err();
+    let lines: Vec<_> = error.problems.iter().map(|p| p.line).collect();
+    assert_eq!(lines, [Some(1), Some(3), Some(5), None, None]);
+    let text = error.to_string();
+    assert!(text.contains("f: service.address: found 0 valid services, allowed: 1 to 4096"));
+    assert!(text.contains("f: interface.name: found 0 valid interfaces, allowed: 1 to 64"));
+}
+
+#[test]
+fn addresses_nobody_can_be_served_at_are_refused() {
+    let cases = [
+        ("0.0.0.0:80", "an unspecified address"),
+        ("[::]:80", "an unspecified address"),
+        ("224.0.0.1:80", "a multicast address"),
+        ("[ff02::1]:80", "a multicast address"),
+        ("255.255.255.255:80", "the broadcast address"),
+        ("127.0.0.1:80", "a loopback address"),
+        ("[::1]:80", "a loopback address"),
+        (
+            "[::ffff:192.0.2.1]:80",
+            "an IPv4-mapped address; write it as IPv4",
+        ),
+        ("[fe80::1%2]:80", "an address with a zone"),
+        ("192.0.2.1:0", "port 0"),
+        ("192.0.2.1", "\"192.0.2.1\", allowed: ADDRESS:PORT"),
+        (
+            "2001:db8::1:80",
+            "\"2001:db8::1:80\", allowed: ADDRESS:PORT",
+        ),
+        ("192.0.2.1:65536", "\"192.0.2.1:65536\", allowed"),
+        ("example.org:80", "\"example.org:80\", allowed"),
+    ];
+    for (text, part) in cases {
+        let error = field::service_address(text).unwrap_err();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_command_line_is_judged_by_the_same_rules() {
+    let flags = Flags {
+        interfaces: vec!["eth0".into(), "eth0".into()],
+        protect: vec!["192.0.2.1:80".into(), "192.0.2.1".into()],
+        metrics: Some("nowhere".into()),
+        ..Flags::default()
+    };
+    let text = flags.into_config().unwrap_err().to_string();
+    for part in [
+        "command line: --iface: found \"eth0\" a second time, allowed: each value once",
+        "command line: --protect: found \"192.0.2.1\", allowed: ADDRESS:PORT of the service",
+        "command line: --metrics: found \"nowhere\", allowed: \"off\"",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let flags = Flags {
+        interfaces: vec!["eth0".into()],
+        protect: vec!["192.0.2.1:80".into(), "[2001:db8::1]:80".into()],
+        metrics: Some("off".into()),
+        secret_file: Some("/tmp/secret".into()),
+        control_socket: None,
+    };
+    let config = flags.into_config().unwrap();
+    assert_eq!(config.services[1].name, "[2001:db8::1]:80");
+    assert_eq!(config.metrics_listen, None);
+    assert_eq!(config.secret_file, Path::new("/tmp/secret"));
+}
+
+#[test]
+fn more_services_than_the_table_holds_are_refused() {
+    let service = |n: usize| {
+        format!(
+            "[[service]]\naddress = \"10.0.{}.{}:80\"\n",
+            n >> 8,
+            n & 255
+        )
+    };
+    let text = |count: usize| {
+        let services: String = (0..count).map(service).collect();
+        format!("[[interface]]\nname = \"eth0\"\n{services}")
+    };
+    assert_eq!(
+        Config::parse("f", &text(SERVICES_MAX))
+            .unwrap()
+            .services
+            .len(),
+        SERVICES_MAX
+    );
+    assert!(
+        errors(&text(SERVICES_MAX + 1)).contains("found 4097 valid services, allowed: 1 to 4096")
+    );
+}

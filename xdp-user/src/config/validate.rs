@@ -1,0 +1,245 @@
+//! From the file as serde reads it to a sound [`Config`].
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::SocketAddr,
+    ops::{Range, RangeInclusive},
+};
+
+use toml::{Spanned, Value};
+
+use super::{
+    CONTROL_SOCKET, Config, ConfigError, INTERFACES_MAX, Interface, METRICS_LISTEN, SECRET_FILE,
+    SERVICES_MAX, Service,
+    error::Problems,
+    field::{self, Judged, refusal},
+    raw::{self, Field},
+};
+
+/// Where something stands in the file; `None` for the command line.
+type Place = Option<Range<usize>>;
+
+pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
+    let mut problems = Problems::new(text);
+    let raw: raw::File = match toml::from_str(text) {
+        Ok(raw) => raw,
+        Err(error) => {
+            problems.add(error.span(), "", error.message().replace('\n', ", "));
+            return Err(problems.into_error(file));
+        }
+    };
+    let reader = &mut problems;
+    let secret_file = string(reader, "secret_file", raw.secret_file, field::path);
+    let control_socket = string(reader, "control_socket", raw.control_socket, field::path);
+    let verify = boolean(reader, "verify_syn_checksum", raw.verify_syn_checksum);
+    let metrics = raw.metrics.unwrap_or_default().listen;
+    let metrics = string(reader, "metrics.listen", metrics, field::metrics_listen)
+        .unwrap_or_else(|| METRICS_LISTEN.parse().ok());
+    let listed = raw.interface.into_iter();
+    let listed = listed.filter_map(|raw| interface(reader, raw)).collect();
+    let interfaces = interfaces(reader, "interface.name", listed);
+    let listed = raw.service.into_iter();
+    let listed = listed.filter_map(|raw| service(reader, raw)).collect();
+    let services = services(reader, "service.address", listed);
+    problems.finish(file)?;
+    Ok(Config {
+        secret_file: secret_file.unwrap_or_else(|| SECRET_FILE.into()),
+        control_socket: control_socket.unwrap_or_else(|| CONTROL_SOCKET.into()),
+        verify_syn_checksum: verify.unwrap_or(true),
+        metrics_listen: metrics,
+        interfaces,
+        services,
+    })
+}
+
+/// A service with nothing overridden, named after its address.
+pub(super) fn plain_service(address: SocketAddr) -> Service {
+    Service {
+        name: address.to_string(),
+        address,
+        mss: None,
+        window_scale: None,
+        window: None,
+    }
+}
+
+/// Checks the number of interfaces and that none is named twice.
+pub(super) fn interfaces(
+    problems: &mut Problems<'_>,
+    key: &str,
+    listed: Vec<(Place, Interface)>,
+) -> Vec<Interface> {
+    count(problems, key, "interfaces", listed.len(), INTERFACES_MAX);
+    let mut seen = HashMap::new();
+    for (place, interface) in &listed {
+        unique(problems, &mut seen, key, &interface.name, place);
+    }
+    listed.into_iter().map(|(_, interface)| interface).collect()
+}
+
+/// Checks the number of services and that no address and no name is given twice.
+pub(super) fn services(
+    problems: &mut Problems<'_>,
+    key: &str,
+    listed: Vec<(Place, Service)>,
+) -> Vec<Service> {
+    count(problems, key, "services", listed.len(), SERVICES_MAX);
+    let mut addresses = HashMap::new();
+    let mut names = HashMap::new();
+    for (place, service) in &listed {
+        let address = service.address.to_string();
+        if unique(problems, &mut addresses, key, &address, place) {
+            unique(problems, &mut names, "service.name", &service.name, place);
+        }
+    }
+    listed.into_iter().map(|(_, service)| service).collect()
+}
+
+fn count(problems: &mut Problems<'_>, key: &str, what: &str, found: usize, max: usize) {
+    if !(1..=max).contains(&found) {
+        let message = refusal(format_args!("{found} valid {what}"), &format!("1 to {max}"));
+        problems.add(None, key, message);
+    }
+}
+
+fn unique(
+    problems: &mut Problems<'_>,
+    seen: &mut HashMap<String, Place>,
+    key: &str,
+    value: &str,
+    place: &Place,
+) -> bool {
+    let first = match seen.entry(value.into()) {
+        Entry::Vacant(entry) => {
+            entry.insert(place.clone());
+            return true;
+        }
+        Entry::Occupied(entry) => entry.get().clone(),
+    };
+    let first = first.and_then(|span| problems.line(span.start));
+    let where_first = first.map_or_else(String::new, |line| format!(" (first on line {line})"));
+    let message = refusal(
+        format_args!("\"{value}\" a second time{where_first}"),
+        "each value once",
+    );
+    problems.add(place.clone(), key, message);
+    false
+}
+
+fn interface(
+    problems: &mut Problems<'_>,
+    raw: Spanned<raw::Interface>,
+) -> Option<(Place, Interface)> {
+    let table = raw.span();
+    let raw = raw.into_inner();
+    let place = place_of(&raw.name);
+    let attach = string(problems, "interface.mode", raw.mode, field::attach);
+    if raw.name.is_none() {
+        missing(
+            problems,
+            table,
+            "interface.name",
+            "an interface name, such as \"eth0\"",
+        );
+    }
+    let name = string(problems, "interface.name", raw.name, field::interface_name)?;
+    let attach = attach.unwrap_or_default();
+    Some((place, Interface { name, attach }))
+}
+
+fn service(problems: &mut Problems<'_>, raw: Spanned<raw::Service>) -> Option<(Place, Service)> {
+    let table = raw.span();
+    let raw = raw.into_inner();
+    let place = place_of(&raw.address);
+    let name = string(problems, "service.name", raw.name, field::service_name);
+    string(problems, "service.mode", raw.mode, field::service_mode);
+    if raw.address.is_none() {
+        let allowed = "ADDRESS:PORT, such as \"192.0.2.10:443\"";
+        missing(problems, table, "service.address", allowed);
+    }
+    let address = string(
+        problems,
+        "service.address",
+        raw.address,
+        field::service_address,
+    );
+    let mss_range = field::mss_range(address);
+    let mss = integer(problems, "service.mss", raw.mss, mss_range);
+    let scale = field::WINDOW_SCALE_RANGE;
+    let window_scale = integer(problems, "service.window_scale", raw.window_scale, scale);
+    let window = integer(problems, "service.window", raw.window, field::WINDOW_RANGE);
+    let mut service = plain_service(address?);
+    service.mss = mss;
+    service.window_scale = window_scale;
+    service.window = window;
+    if let Some(name) = name {
+        service.name = name;
+    }
+    Some((place, service))
+}
+
+fn place_of(field: &Field) -> Place {
+    field.as_ref().map(Spanned::span)
+}
+
+fn missing(problems: &mut Problems<'_>, table: Range<usize>, key: &str, allowed: &str) {
+    problems.add(Some(table), key, refusal("nothing", allowed));
+}
+
+fn string<T>(
+    problems: &mut Problems<'_>,
+    key: &str,
+    field: Field,
+    judge: impl FnOnce(&str) -> Judged<T>,
+) -> Option<T> {
+    let field = field?;
+    let span = field.span();
+    let judged = match field.get_ref() {
+        Value::String(text) => judge(text),
+        other => Err(refusal(describe(other), "a string, in quotes")),
+    };
+    judged
+        .map_err(|message| problems.add(Some(span), key, message))
+        .ok()
+}
+
+fn boolean(problems: &mut Problems<'_>, key: &str, field: Field) -> Option<bool> {
+    let field = field?;
+    if let Value::Boolean(value) = field.get_ref() {
+        return Some(*value);
+    }
+    let message = refusal(describe(field.get_ref()), "true or false");
+    problems.add(Some(field.span()), key, message);
+    None
+}
+
+fn integer<T: TryFrom<i64>>(
+    problems: &mut Problems<'_>,
+    key: &str,
+    field: Field,
+    range: RangeInclusive<i64>,
+) -> Option<T> {
+    let field = field?;
+    let value = match field.get_ref() {
+        Value::Integer(value) if range.contains(value) => T::try_from(*value).ok(),
+        _ => None,
+    };
+    if value.is_none() {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        let message = refusal(describe(field.get_ref()), &allowed);
+        problems.add(Some(field.span()), key, message);
+    }
+    value
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text:?}"),
+        Value::Integer(value) => value.to_string(),
+        Value::Float(value) => value.to_string(),
+        Value::Boolean(value) => value.to_string(),
+        Value::Datetime(value) => value.to_string(),
+        Value::Array(_) => "an array".into(),
+        Value::Table(_) => "a table".into(),
+    }
+}

@@ -1,0 +1,52 @@
+//! The side of `levee status` and `levee reload`.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::{LINE_LEN_MAX, Request, Response};
+
+/// How long levee may take to answer. A reload waits for the one before it to settle.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Asks the levee behind `socket`.
+///
+/// # Errors
+/// Fails when none answers there, saying why that may be; and with the error it answers.
+pub fn request(socket: &Path, request: Request) -> Result<Response> {
+    let stream = UnixStream::connect(socket).map_err(|error| {
+        let reason = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "is levee running? If it was given another control socket, name it with --socket"
+            }
+            io::ErrorKind::PermissionDenied => "only the user levee runs as may (try sudo)",
+            _ => "the system refuses",
+        };
+        anyhow!(error).context(format!(
+            "cannot reach levee at {}: {reason}",
+            socket.display()
+        ))
+    })?;
+    let answer = exchange(stream, request)
+        .with_context(|| format!("no answer from levee at {}", socket.display()))?;
+    match answer {
+        Response::Error(error) => bail!("{error}"),
+        answer => Ok(answer),
+    }
+}
+
+fn exchange(mut stream: UnixStream, request: Request) -> Result<Response> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut line = serde_json::to_vec(&request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_LEN_MAX)).read_line(&mut answer)?;
+    serde_json::from_str(&answer).context("the answer is of another version of levee")
+}

@@ -1,0 +1,58 @@
+//! The control socket: how `levee status` and `levee reload` talk to a running levee.
+//!
+//! A Unix stream socket that only its owner may connect to. The client sends one line with a JSON
+//! [`Request`] and gets one line with a JSON [`Response`].
+
+use serde::{Deserialize, Serialize};
+
+mod client;
+mod server;
+mod status;
+mod table;
+
+pub use client::request;
+pub use server::{Command, ControlSocket, serve};
+pub use status::Status;
+pub use table::render;
+
+/// Length of a request or response line, bytes: a status with all services and interfaces takes
+/// about a megabyte.
+const LINE_LEN_MAX: u64 = 16 << 20;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// The state and all counters.
+    Status,
+    /// Reads the configuration file again.
+    Reload,
+}
+
+/// What levee answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Reload`], when it succeeded.
+    Reloaded(Reloaded),
+    /// What went wrong.
+    Error(String),
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Services that are protected now.
+    pub services: usize,
+    /// Names of those that were not before.
+    pub added: Vec<String>,
+    /// Names of those that no longer are.
+    pub removed: Vec<String>,
+    /// Settings that differ from those in force and need a restart.
+    pub needs_restart: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests;

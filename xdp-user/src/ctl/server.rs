@@ -1,0 +1,190 @@
+//! The side of the running levee.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time,
+};
+
+use super::{Reloaded, Request, Response, Status};
+use crate::shared::Shared;
+
+/// Clients served at once; more wait.
+const CLIENTS_MAX: usize = 8;
+
+/// Length of a request, bytes.
+const REQUEST_LEN_MAX: u64 = 256;
+
+/// How long a client may take to ask, and to read the answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause after a failed accept, as when file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What clients want the controller to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Read the configuration again, and say what came of it.
+    Reload(oneshot::Sender<Result<Reloaded>>),
+}
+
+/// The bound socket. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    _file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            log::warn!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+impl ControlSocket {
+    /// Binds the socket, making its directory. A socket left behind by a levee that died is
+    /// replaced. To be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// Fails when a running levee has it, and when the path is something else than a socket.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let name = path.display();
+        if let Some(parent) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)
+                .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+        }
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path)
+            .with_context(|| format!("cannot make the control socket {name}"))?;
+        let file = SocketFile(path.into());
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot restrict the control socket {name}"))?;
+        Ok(Self {
+            listener,
+            _file: file,
+        })
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<()> {
+    let name = path.display();
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot examine {name}")),
+    };
+    ensure!(
+        kind.is_socket(),
+        "the control socket {name} cannot be made: there is a file of that name that is no socket"
+    );
+    match StdUnixStream::connect(path) {
+        Ok(_) => bail!(
+            "another levee is running with the control socket {name}. Stop it, or choose another \
+             with control_socket or --control-socket"
+        ),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale {name}"))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot tell whether {name} is in use")),
+    }
+}
+
+/// Serves until it is dropped; then the socket's file is removed.
+///
+/// # Errors
+/// None while it runs: a client's troubles are logged.
+pub async fn serve(
+    socket: ControlSocket,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+) -> Result<Infallible> {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    // Dropping the set ends its clients.
+    let mut clients = JoinSet::new();
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await?;
+        while clients.try_join_next().is_some() {}
+        let stream = match socket.listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!("control socket: cannot accept a client: {error}");
+                time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (shared, commands) = (Arc::clone(&shared), commands.clone());
+        clients.spawn(async move {
+            if let Err(error) = serve_client(stream, &shared, &commands).await {
+                log::debug!("control socket: {error:#}");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve_client(
+    stream: UnixStream,
+    shared: &Shared,
+    commands: &mpsc::Sender<Command>,
+) -> Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_LEN_MAX));
+    time::timeout(CLIENT_TIMEOUT, reader.read_line(&mut line)).await??;
+    let response = match serde_json::from_str(&line) {
+        Ok(request) => answer(request, shared, commands).await,
+        Err(error) => Err(error).context("cannot understand the request"),
+    };
+    let response = response.unwrap_or_else(|error| Response::Error(format!("{error:#}")));
+    let mut line = serde_json::to_vec(&response)?;
+    line.push(b'\n');
+    time::timeout(CLIENT_TIMEOUT, writer.write_all(&line)).await??;
+    Ok(())
+}
+
+async fn answer(
+    request: Request,
+    shared: &Shared,
+    commands: &mpsc::Sender<Command>,
+) -> Result<Response> {
+    match request {
+        Request::Status => {
+            let snapshot = shared
+                .snapshot()?
+                .context("levee is starting or stopping")?;
+            Ok(Response::Status(Box::new(Status::new(&snapshot))))
+        }
+        Request::Reload => {
+            let (sender, receiver) = oneshot::channel();
+            let stopping = "levee is stopping";
+            commands
+                .send(Command::Reload(sender))
+                .await
+                .context(stopping)?;
+            Ok(Response::Reloaded(receiver.await.context(stopping)??))
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The state of levee as `levee status --json` prints it.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use xdp_common::verdict::{Action, Admission, Verdict};
+
+use crate::snapshot::{InterfaceSnapshot, ServiceSnapshot, Snapshot, by_action};
+
+/// The state of a running levee. Fields are only ever added.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the running levee.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Since it started, seconds.
+    pub uptime_s: f64,
+    /// Whether SYNs are answered on every interface.
+    pub active: bool,
+    /// Epoch whose key makes the cookies.
+    pub key_epoch: u64,
+    /// Whether the last attempt to read the configuration succeeded.
+    pub last_reload_successful: bool,
+    /// When one last succeeded, in seconds since the Unix epoch.
+    pub last_reload_success_unix_s: u64,
+    /// Interfaces, in the order configured.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Services, in the order configured.
+    pub services: Vec<ServiceStatus>,
+    /// Dropped packets of all interfaces by reason, the most frequent first, none that is zero.
+    pub drops: Vec<Drops>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Whether the XDP program is still attached.
+    pub attached: bool,
+    /// Packets since the start, by action.
+    pub packets: Actions,
+    /// Packets in the last second, by action.
+    pub packets_per_s: Actions,
+    /// Packets since the start, by reason.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// Packets by what the XDP program did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actions {
+    /// Passed to the kernel.
+    pub pass: u64,
+    /// Answered.
+    pub tx: u64,
+    /// Dropped.
+    pub drop: u64,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// Where clients connect to.
+    pub address: SocketAddr,
+    /// SYN-ACKs sent, each with a cookie.
+    pub cookies_sent: u64,
+    /// Segments that returned a valid cookie.
+    pub cookies_valid: u64,
+    /// Segments of no connection that returned no valid cookie.
+    pub cookies_invalid: u64,
+    /// Clients that the kernel made a socket for.
+    pub admitted: u64,
+    /// Clients that got none because nobody listens.
+    pub no_listener: u64,
+    /// Clients that got none because the kernel refused.
+    pub refused: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// As in the metric's label.
+    pub reason: String,
+    /// Since the start.
+    pub packets: u64,
+}
+
+impl Status {
+    /// Of this process.
+    #[must_use]
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let drops = snapshot.drops().into_iter();
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: snapshot.uptime_s,
+            active: snapshot.active(),
+            key_epoch: snapshot.key_epoch,
+            last_reload_successful: snapshot.reload.successful,
+            last_reload_success_unix_s: snapshot.reload.succeeded_unix_s,
+            interfaces: snapshot.interfaces.iter().map(Into::into).collect(),
+            services: snapshot.services.iter().map(Into::into).collect(),
+            drops: drops
+                .map(|(verdict, packets)| Drops {
+                    reason: verdict.label().into(),
+                    packets,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&InterfaceSnapshot> for InterfaceStatus {
+    fn from(snapshot: &InterfaceSnapshot) -> Self {
+        let actions = |packets| Actions {
+            pass: by_action(packets, Action::Pass),
+            tx: by_action(packets, Action::Reply),
+            drop: by_action(packets, Action::Drop),
+        };
+        let reasons = Verdict::ALL
+            .iter()
+            .map(|verdict| (verdict.label().into(), snapshot.packets[verdict.slot()]));
+        Self {
+            name: snapshot.name.clone(),
+            index: snapshot.index,
+            mode: snapshot.mode.label().into(),
+            attached: snapshot.attached,
+            packets: actions(&snapshot.packets),
+            packets_per_s: actions(&snapshot.rates),
+            reasons: reasons.collect(),
+        }
+    }
+}
+
+impl From<&ServiceSnapshot> for ServiceStatus {
+    fn from(snapshot: &ServiceSnapshot) -> Self {
+        Self {
+            name: snapshot.name.clone(),
+            address: snapshot.address,
+            cookies_sent: snapshot.cookies_sent(),
+            cookies_valid: snapshot.cookies_valid(),
+            cookies_invalid: snapshot.cookies_invalid(),
+            admitted: snapshot.admissions(Admission::Admitted),
+            no_listener: snapshot.admissions(Admission::NoListener),
+            refused: snapshot.admissions(Admission::Refused),
+        }
+    }
+}

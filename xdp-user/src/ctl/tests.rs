@@ -1,0 +1,118 @@
+use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, thread};
+
+use tokio::{runtime::Runtime, sync::mpsc};
+
+use super::*;
+use crate::{shared::Shared, snapshot::fixture::snapshot};
+
+#[test]
+fn the_table_shows_what_matters() {
+    let mut status = Status::new(&snapshot());
+    status.pid = 4711;
+    let expected = "\
+levee 0.1.0 (pid 4711), up 1 h 2 min, cookie key epoch 27000000: protecting
+
+INTERFACE  MODE    PASSED  ANSWERED  DROPPED  PASSED/s  ANSWERED/s  DROPPED/s
+eth0       native   7 021     1 007   16 248        91          17        408
+
+SERVICE  ADDRESS         SYN-ACKS  VALID  INVALID  ADMITTED  NO LISTENER  REFUSED
+web      192.0.2.10:443     2 007  2 004    2 021     2 024        2 025    2 026
+
+DROP REASON         PACKETS
+reply_failed          1 023
+rst_no_connection     1 022
+cookie_invalid        1 021
+source_invalid        1 020
+syn_checksum          1 019
+syn_ack_unexpected    1 018
+flags_syn_rst         1 017
+flags_syn_fin         1 016
+";
+    assert_eq!(render(&status), expected);
+    status.drops.clear();
+    status.active = false;
+    status.interfaces[0].attached = false;
+    status.last_reload_successful = false;
+    let text = render(&status);
+    for part in [
+        "NOT PROTECTING",
+        "LOST",
+        "reload FAILED",
+        "Nothing dropped.",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn the_status_survives_json() {
+    let status = Status::new(&snapshot());
+    let json = serde_json::to_string(&Response::Status(Box::new(status.clone()))).unwrap();
+    let Response::Status(read) = serde_json::from_str(&json).unwrap() else {
+        panic!("{json}");
+    };
+    assert_eq!(*read, status);
+}
+
+fn with_server(test: impl FnOnce(&Path) + Send) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run/levee.sock");
+    let runtime = Runtime::new().unwrap();
+    let (commands, mut received) = mpsc::channel(1);
+    let socket = runtime
+        .block_on(async { ControlSocket::bind(&path) })
+        .unwrap();
+    let server = runtime.spawn(serve(socket, Arc::new(Shared::new()), commands));
+    runtime.spawn(async move {
+        while let Some(Command::Reload(reply)) = received.recv().await {
+            let needs_restart = vec!["interface".into()];
+            let reloaded = Reloaded {
+                needs_restart,
+                ..Reloaded::default()
+            };
+            reply.send(Ok(reloaded)).unwrap();
+        }
+    });
+    thread::scope(|scope| scope.spawn(|| test(&path)).join().unwrap());
+    server.abort();
+    assert!(runtime.block_on(server).unwrap_err().is_cancelled());
+    assert!(!path.exists(), "the socket's file is removed");
+}
+
+#[test]
+fn clients_are_answered() {
+    with_server(|path| {
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let Response::Reloaded(reloaded) = request(path, Request::Reload).unwrap() else {
+            panic!("another answer");
+        };
+        assert_eq!(reloaded.needs_restart, ["interface"]);
+        let error = request(path, Request::Status).unwrap_err();
+        assert_eq!(error.to_string(), "levee is starting or stopping");
+    });
+}
+
+#[test]
+fn a_live_socket_is_refused_and_a_stale_one_replaced() {
+    with_server(|path| {
+        let runtime = Runtime::new().unwrap();
+        let bind = |path: &Path| runtime.block_on(async { ControlSocket::bind(path) });
+        let error = bind(path).unwrap_err().to_string();
+        assert!(error.contains("another levee is running"), "{error}");
+        let stale = path.with_file_name("stale.sock");
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        assert!(stale.exists());
+        drop(bind(&stale).unwrap());
+        std::fs::write(&stale, "precious").unwrap();
+        let error = bind(&stale).unwrap_err().to_string();
+        assert!(error.contains("that is no socket"), "{error}");
+    });
+}
+
+#[test]
+fn no_levee_is_told_from_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = request(&dir.path().join("none"), Request::Status).unwrap_err();
+    assert!(error.to_string().contains("is levee running?"), "{error}");
+}

@@ -1,0 +1,145 @@
+//! The HTTP server for Prometheus and for health checks: `/metrics`, `/-/healthy`, `/-/ready`.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time};
+
+use crate::{
+    metrics::{self, Metrics},
+    shared::Shared,
+};
+
+/// Connections served at once; more wait. Prometheus needs one.
+const CONNECTIONS_MAX: usize = 32;
+
+/// Time a client has for the head of a request, also on a connection kept alive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time a connection lives at most, so that idle or slow ones do not use up the places.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Pause after a failed accept, as when file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a page is made of.
+type Page = Response<Full<Bytes>>;
+
+/// Claims the address.
+///
+/// # Errors
+/// Fails when it is in use or not an address of this machine, and says how to choose another.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program listens there already",
+            io::ErrorKind::AddrNotAvailable => "that is not an address of this machine",
+            _ => "the system refuses",
+        };
+        anyhow!(error).context(format!(
+            "cannot serve metrics at {address}: {reason}. Choose another address with \
+             metrics.listen or --metrics, or \"off\""
+        ))
+    })
+}
+
+/// Serves until it is dropped.
+///
+/// # Errors
+/// Fails only before the first connection.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<Infallible> {
+    let metrics = Arc::new(Metrics::new().context("cannot set up the metrics")?);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Dropping the set ends its connections.
+    let mut connections = JoinSet::new();
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await?;
+        while connections.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!("metrics server: cannot accept a connection: {error}");
+                time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
+        let answer = service_fn(move |request| {
+            let page = page(&request, &shared, &metrics);
+            async { Ok::<_, Infallible>(page) }
+        });
+        connections.spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), answer);
+            if let Ok(Err(error)) = time::timeout(CONNECTION_TIMEOUT, connection).await {
+                log::debug!("metrics server: {error}");
+            }
+            drop(place);
+        });
+    }
+}
+
+fn page(request: &Request<Incoming>, shared: &Shared, metrics: &Metrics) -> Page {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut page = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "allowed: GET, HEAD\n".into(),
+        );
+        page.headers_mut()
+            .insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return page;
+    }
+    match request.uri().path() {
+        "/metrics" => metrics_page(shared, metrics),
+        "/-/healthy" => text(StatusCode::OK, "levee is healthy\n".into()),
+        "/-/ready" => match shared.readiness() {
+            Ok(()) => text(StatusCode::OK, "levee is ready\n".into()),
+            Err(reason) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready: {reason}\n"),
+            ),
+        },
+        path => text(
+            StatusCode::NOT_FOUND,
+            format!("no page {path}; there are /metrics, /-/healthy and /-/ready\n"),
+        ),
+    }
+}
+
+fn metrics_page(shared: &Shared, metrics: &Metrics) -> Page {
+    let rendered = shared
+        .snapshot()
+        .and_then(|snapshot| metrics.render(snapshot.as_ref()));
+    match rendered {
+        Ok(body) => page_of(StatusCode::OK, metrics::CONTENT_TYPE, body),
+        Err(error) => {
+            log::error!("cannot make the metrics: {error:#}");
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n"))
+        }
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Page {
+    page_of(status, "text/plain; charset=utf-8", body)
+}
+
+fn page_of(status: StatusCode, content_type: &'static str, body: String) -> Page {
+    let mut page = Response::new(Full::new(Bytes::from(body)));
+    *page.status_mut() = status;
+    page.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static(content_type),
+    );
+    page
+}

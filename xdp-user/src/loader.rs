@@ -1,0 +1,125 @@
+//! Brings the data path into the kernel. What attaches it to interfaces is in `attach`.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+};
+use xdp_common::abi::names;
+use zerocopy::IntoBytes as _;
+
+use crate::{jiffies, kfunc::ASSIGN_TCP_REQSK, preflight::Kernel};
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("LEVEE_OBJECT"));
+
+/// The least that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
+const FRAME_MIN: [u8; 14] = [0; 14];
+
+/// The globals of the data path: constants of the programs once they are loaded.
+#[derive(Clone, Copy, Debug)]
+struct Globals {
+    check_syn_checksum: u8,
+    ms_per_jiffy: u32,
+}
+
+/// The data path's object, made fit for the running kernel.
+#[derive(Debug)]
+pub struct Object {
+    /// Words, for the ELF parser wants the bytes aligned.
+    words: Vec<u64>,
+}
+
+impl Object {
+    /// Links the object's calls of kernel functions.
+    ///
+    /// # Errors
+    /// Fails when the object is not what this levee was made for.
+    pub fn new(kernel: Kernel) -> Result<Self> {
+        let mut words = vec![0_u64; OBJECT.len().div_ceil(size_of::<u64>())];
+        let bytes = &mut words.as_mut_bytes()[..OBJECT.len()];
+        bytes.copy_from_slice(OBJECT);
+        ASSIGN_TCP_REQSK.link(bytes, kernel.assign_tcp_reqsk)?;
+        Ok(Self { words })
+    }
+
+    /// Makes the maps and has the kernel verify and compile the programs. Takes some tenths of a
+    /// second: the length of a jiffy is measured first, for which the object is loaded twice.
+    ///
+    /// # Errors
+    /// Names the map or program that is missing, or that the kernel refuses, with its reason.
+    pub fn load(&self, check_syn_checksum: bool) -> Result<Ebpf> {
+        let mut globals = Globals {
+            check_syn_checksum: check_syn_checksum.into(),
+            ms_per_jiffy: 1,
+        };
+        let hz = measure_hz(&mut self.open(&globals)?)?;
+        globals.ms_per_jiffy = jiffies::ms_per_jiffy(hz);
+        log::debug!("the kernel counts {hz} jiffies per second");
+        let mut ebpf = self.open(&globals)?;
+        load_xdp(&mut ebpf, names::XDP_PROGRAM)?;
+        let tc = tc_program(&mut ebpf)?;
+        tc.load()
+            .with_context(|| refused_program(names::TC_PROGRAM))?;
+        Ok(ebpf)
+    }
+
+    fn open(&self, globals: &Globals) -> Result<Ebpf> {
+        EbpfLoader::new()
+            .override_global(names::CHECK_SYN_CHECKSUM, &globals.check_syn_checksum, true)
+            .override_global(names::MS_PER_JIFFY, &globals.ms_per_jiffy, true)
+            .load(&self.words.as_bytes()[..OBJECT.len()])
+            .context("cannot load the eBPF object")
+    }
+}
+
+/// The TC program of a loaded object.
+///
+/// # Errors
+/// Fails when the object has none.
+pub fn tc_program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    program(ebpf, names::TC_PROGRAM)
+}
+
+/// The XDP program of a loaded object.
+///
+/// # Errors
+/// Fails when the object has none.
+pub fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    program(ebpf, names::XDP_PROGRAM)
+}
+
+fn load_xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program: &mut Xdp = program(ebpf, name)?;
+    program.load().with_context(|| refused_program(name))?;
+    Ok(program)
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .with_context(|| {
+            format!("the eBPF object has no program {name}: was it built from this source?")
+        })?
+        .try_into()
+        .with_context(|| format!("the program {name} is of another type than levee expects"))
+}
+
+fn refused_program(name: &str) -> String {
+    format!("the kernel refuses the program {name}")
+}
+
+fn measure_hz(ebpf: &mut Ebpf) -> Result<u32> {
+    let program = load_xdp(ebpf, names::JIFFIES_PROGRAM)?;
+    jiffies::measure_hz(|| {
+        let options = TestRunOptions {
+            data_in: Some(&FRAME_MIN),
+            ..TestRunOptions::default()
+        };
+        let result = program
+            .test_run(options)
+            .with_context(|| format!("cannot run the program {}", names::JIFFIES_PROGRAM))?;
+        Ok(result.return_value)
+    })
+}

@@ -1,0 +1,59 @@
+//! Questions to the kernel over netlink: which interfaces there are, and who listens. Unlike files
+//! under /sys, the answers are always of the network namespace that levee runs in.
+
+use anyhow::{Context as _, Result, bail};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
+};
+use netlink_sys::{Socket, SocketAddr};
+
+pub mod link;
+pub mod listener;
+
+/// Datagrams read for one question, so that a kernel that never ends its answer ends it here.
+const DATAGRAMS_MAX: usize = 65_536;
+
+/// Sends a dump request and returns every answer.
+fn dump<M>(protocol: isize, request: M) -> Result<Vec<M>>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+{
+    let mut socket = Socket::new(protocol).context("cannot open a netlink socket")?;
+    socket.bind_auto().context("cannot bind a netlink socket")?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).context("netlink request")?;
+    let mut answers = Vec::new();
+    for _ in 0..DATAGRAMS_MAX {
+        let (datagram, _) = socket.recv_from_full().context("netlink answer")?;
+        if read_datagram(&datagram, &mut answers)? {
+            return Ok(answers);
+        }
+    }
+    bail!("netlink: no end after {DATAGRAMS_MAX} datagrams");
+}
+
+/// Adds the answers in one datagram; true when it holds the end of all.
+fn read_datagram<M: NetlinkDeserializable>(datagram: &[u8], answers: &mut Vec<M>) -> Result<bool> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<M>::deserialize(rest)
+            .map_err(|error| anyhow::anyhow!("cannot read a netlink answer: {error}"))?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()).context("netlink answer"),
+            _ => {}
+        }
+        // Messages are aligned to four bytes (NLMSG_ALIGN); the last may lack its padding.
+        let len = (message.header.length as usize).next_multiple_of(4);
+        rest = rest.get(len.max(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}

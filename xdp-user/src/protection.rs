@@ -1,0 +1,189 @@
+//! What the data path is told while it runs: services, keys and the clock. Holds the controller's
+//! copy of all of it, so that only differences are written.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use xdp_common::abi::{Control, SERVICES_MAX};
+
+use crate::{
+    config::Service,
+    datapath::{Datapath, Packets},
+    keys::{self, KeyState, Schedule},
+    offer::KernelOffer,
+    secret::Secret,
+    services::{self, Ids, Table},
+};
+
+/// How long a generation of the service table is left alone after another became live.
+///
+/// A program that looked up the old one may still be running. It does so for microseconds, with
+/// preemption disabled; a virtual machine may be stopped for longer than that in between, which a
+/// second is to cover.
+pub const GRACE: Duration = Duration::from_secs(1);
+
+/// A running data path, as far as it is told what to do.
+#[derive(Debug)]
+pub struct Protection {
+    datapath: Datapath,
+    control: Control,
+    secret: Secret,
+    table: Table,
+    ids: Ids,
+    services: Vec<Protected>,
+    flipped: Option<Instant>,
+    epoch: u64,
+}
+
+/// A service that is live in the data path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Protected {
+    /// Its name: the metric label.
+    pub name: String,
+    /// Where clients connect to.
+    pub address: SocketAddr,
+    /// Its slot in `SERVICE_STATS`.
+    id: u16,
+}
+
+impl Protection {
+    /// Puts the first keys in force; `unix_s` is the time in seconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses a write.
+    pub fn start(mut datapath: Datapath, secret: Secret, unix_s: u64) -> Result<Self> {
+        let schedule = Schedule::at(unix_s);
+        let KeyState { keys, slot, epoch } = schedule.state(&secret);
+        let control = Control {
+            keys,
+            seeds: [0, 0],
+            generation: 0,
+            key_slot: slot,
+            epoch,
+            clock_s: 0,
+        };
+        datapath.set_control(&control)?;
+        Ok(Self {
+            datapath,
+            control,
+            secret,
+            table: Table::default(),
+            ids: Ids::default(),
+            services: Vec::new(),
+            flipped: None,
+            epoch: schedule.current,
+        })
+    }
+
+    /// Puts the keys of the time in force, and sets the data path's clock. To be called once a
+    /// second; `clock_s` is monotonic. True when a new epoch began.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses a write.
+    pub fn tick(&mut self, unix_s: u64, clock_s: u32) -> Result<bool> {
+        self.control.clock_s = clock_s;
+        self.datapath.set_control(&self.control)?;
+        let schedule = Schedule::at(unix_s);
+        let held = KeyState {
+            keys: self.control.keys,
+            slot: self.control.key_slot,
+            epoch: self.control.epoch,
+        };
+        for step in keys::steps(held, schedule.state(&self.secret)) {
+            self.control.keys = step.keys;
+            self.control.key_slot = step.slot;
+            self.control.epoch = step.epoch;
+            self.datapath.set_control(&self.control)?;
+        }
+        let began = self.epoch != schedule.current;
+        self.epoch = schedule.current;
+        Ok(began)
+    }
+
+    /// What is left of [`GRACE`] at `now`: [`publish`](Self::publish) has to wait as long.
+    #[must_use]
+    pub fn grace_left(&self, now: Instant) -> Duration {
+        self.flipped.map_or(Duration::ZERO, |flipped| {
+            GRACE.saturating_sub(now.saturating_duration_since(flipped))
+        })
+    }
+
+    /// Makes `services` the protected services, all at once. Those that were protected before keep
+    /// their counters.
+    ///
+    /// # Errors
+    /// Fails when they do not fit, or the kernel refuses a write; the services protected before
+    /// then still are.
+    pub fn publish(&mut self, services: &[Service], offer: &KernelOffer) -> Result<()> {
+        let assignment = self
+            .ids
+            .assign(services.iter().map(|service| service.address))
+            .with_context(|| {
+                format!(
+                    "too many services replaced at once: those before and after this reload must \
+                     be at most {SERVICES_MAX} together; reload with the old ones removed first"
+                )
+            })?;
+        let plan = self
+            .table
+            .plan(&services::entries(services, &assignment.ids, offer))?;
+        for id in &assignment.fresh {
+            self.datapath.reset_service(*id)?;
+        }
+        for write in &plan.writes {
+            self.datapath.set_bucket(write)?;
+            self.table.written(write);
+        }
+        self.table.flipped(&plan);
+        // First the seed of the generation that nobody reads yet, then the flip.
+        self.control.seeds = self.table.seeds();
+        self.datapath.set_control(&self.control)?;
+        self.control.generation = self.table.live();
+        self.datapath.set_control(&self.control)?;
+        self.flipped = Some(Instant::now());
+        self.services = protected(services, &assignment.ids);
+        self.ids.commit(assignment);
+        Ok(())
+    }
+
+    /// The services that are protected now.
+    #[must_use]
+    pub fn services(&self) -> &[Protected] {
+        &self.services
+    }
+
+    /// The packets counted for a service.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses to tell.
+    pub fn packets(&self, service: &Protected) -> Result<Packets> {
+        self.datapath.service_packets(service.id)
+    }
+
+    /// The number of the epoch whose key makes the cookies now.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The maps.
+    #[must_use]
+    pub const fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+}
+
+fn protected(services: &[Service], ids: &[u16]) -> Vec<Protected> {
+    services
+        .iter()
+        .zip(ids)
+        .map(|(service, &id)| Protected {
+            name: service.name.clone(),
+            address: service.address,
+            id,
+        })
+        .collect()
+}

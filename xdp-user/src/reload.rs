@@ -1,0 +1,187 @@
+//! Reading the configuration again while levee runs: services change at once, everything else is
+//! named as needing a restart.
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::time;
+
+use crate::{
+    config::{Config, Service},
+    ctl::Reloaded,
+    netlink::link::links,
+    offer::KernelOffer,
+    shared::Shared,
+    startup,
+};
+
+/// Does the reloads, one after the other.
+#[derive(Debug)]
+pub struct Reloader {
+    /// What is in force: the services of the last reload, everything else as at the start.
+    config: Config,
+    file: Option<PathBuf>,
+    shared: Arc<Shared>,
+}
+
+impl Reloader {
+    /// `config` is in force and came from `file`; `None` for the command line.
+    #[must_use]
+    pub fn new(config: Config, file: Option<PathBuf>, shared: Arc<Shared>) -> Self {
+        Self {
+            config,
+            file,
+            shared,
+        }
+    }
+
+    /// Reads the configuration, and what the kernel offers, and makes its services the protected
+    /// ones. The outcome is logged and shows in the metrics.
+    ///
+    /// # Errors
+    /// Says what is wrong; the configuration before it then stays in force.
+    pub async fn reload(&mut self) -> Result<Reloaded> {
+        let result = self.attempt().await;
+        match &result {
+            Ok(reloaded) => {
+                report(reloaded);
+                startup::warn_about_listeners(&self.config.services);
+            }
+            Err(error) => {
+                log::error!("reload failed, the configuration before it stays in force: {error:#}");
+            }
+        }
+        let now = startup::unix_s();
+        self.shared.with(|running| {
+            running.reload.successful = result.is_ok();
+            if let (Ok(_), Ok(unix_s)) = (&result, now) {
+                running.reload.succeeded_unix_s = unix_s;
+            }
+        });
+        result
+    }
+
+    async fn attempt(&mut self) -> Result<Reloaded> {
+        let file = self.file.as_ref().context(
+            "levee was started without a configuration file: there is nothing to read again. \
+             Restart it with other flags, or with --config",
+        )?;
+        let config = Config::read(file)?;
+        let offer = self.offer()?;
+        let left = self
+            .shared
+            .with(|running| running.protection.grace_left(Instant::now()));
+        time::sleep(left.unwrap_or_default()).await;
+        self.shared
+            .with(|running| running.protection.publish(&config.services, &offer))
+            .context("levee is stopping")??;
+        let reloaded = compare(&self.config, &config);
+        self.config.services = config.services;
+        Ok(reloaded)
+    }
+
+    /// What the kernel offers now, on the interfaces levee is attached to as far as they exist.
+    fn offer(&self) -> Result<KernelOffer> {
+        let attached: HashSet<u32> = self
+            .shared
+            .with(|running| running.attachments().map(|a| a.link.index).collect())
+            .unwrap_or_default();
+        let links = links()?;
+        startup::offer(links.iter().filter(|link| attached.contains(&link.index)))
+    }
+}
+
+fn report(reloaded: &Reloaded) {
+    log::info!(
+        "configuration reloaded: {} service(s), {} added, {} removed",
+        reloaded.services,
+        reloaded.added.len(),
+        reloaded.removed.len()
+    );
+    if !reloaded.needs_restart.is_empty() {
+        log::warn!(
+            "these settings changed and need a restart of levee: {}",
+            reloaded.needs_restart.join(", ")
+        );
+    }
+}
+
+/// What the change from `old` to `new` does.
+fn compare(old: &Config, new: &Config) -> Reloaded {
+    let missing_in = |these: &[Service], those: &[Service]| -> Vec<String> {
+        let those: HashSet<_> = those.iter().map(|service| service.address).collect();
+        let missing = these.iter().filter(|s| !those.contains(&s.address));
+        missing.map(|service| service.name.clone()).collect()
+    };
+    let settings = [
+        ("secret_file", old.secret_file != new.secret_file),
+        ("control_socket", old.control_socket != new.control_socket),
+        (
+            "verify_syn_checksum",
+            old.verify_syn_checksum != new.verify_syn_checksum,
+        ),
+        ("metrics.listen", old.metrics_listen != new.metrics_listen),
+        ("interface", old.interfaces != new.interfaces),
+    ];
+    let changed = settings.into_iter().filter(|(_, changed)| *changed);
+    Reloaded {
+        services: new.services.len(),
+        added: missing_in(&new.services, &old.services),
+        removed: missing_in(&old.services, &new.services),
+        needs_restart: changed.map(|(name, _)| name.into()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Attach, Flags};
+
+    fn config(services: &[&str]) -> Config {
+        let flags = Flags {
+            interfaces: vec!["eth0".into()],
+            protect: services.iter().map(|s| (*s).into()).collect(),
+            ..Flags::default()
+        };
+        flags.into_config().unwrap()
+    }
+
+    #[test]
+    fn services_are_compared_by_address() {
+        let old = config(&["192.0.2.1:80", "192.0.2.1:443"]);
+        let mut new = config(&["192.0.2.1:443", "192.0.2.2:80", "192.0.2.3:80"]);
+        new.services[0].name = "renamed".into();
+        let reloaded = compare(&old, &new);
+        assert_eq!(reloaded.services, 3);
+        assert_eq!(reloaded.added, ["192.0.2.2:80", "192.0.2.3:80"]);
+        assert_eq!(reloaded.removed, ["192.0.2.1:80"]);
+        assert!(reloaded.needs_restart.is_empty());
+    }
+
+    #[test]
+    fn everything_else_needs_a_restart() {
+        let old = config(&["192.0.2.1:80"]);
+        let mut new = old.clone();
+        new.secret_file = "/a".into();
+        new.control_socket = "/b".into();
+        new.verify_syn_checksum = false;
+        new.metrics_listen = None;
+        new.interfaces[0].attach = Attach::Generic;
+        let all = [
+            "secret_file",
+            "control_socket",
+            "verify_syn_checksum",
+            "metrics.listen",
+            "interface",
+        ];
+        assert_eq!(compare(&old, &new).needs_restart, all);
+    }
+
+    #[tokio::test]
+    async fn flags_cannot_be_read_again() {
+        let shared = Arc::new(Shared::new());
+        let mut reloader = Reloader::new(config(&["192.0.2.1:80"]), None, shared);
+        let error = reloader.reload().await.unwrap_err().to_string();
+        assert!(error.contains("without a configuration file"), "{error}");
+    }
+}

@@ -1,0 +1,255 @@
+//! What the controller's tasks share: the running data path, behind a lock that is only ever held
+//! for a few system calls.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use anyhow::Result;
+use xdp_common::{
+    abi::{COUNTERS, FRAGMENTS_MAX, SERVICES_MAX, iface_slot, names},
+    verdict::Verdict,
+};
+
+use crate::{
+    attach::Attachment,
+    datapath::Packets,
+    netlink::link::Link,
+    protection::Protection,
+    snapshot::{InterfaceSnapshot, Reload, ServiceSnapshot, Snapshot},
+};
+
+/// What is shared.
+#[derive(Debug)]
+pub struct Shared {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+/// How far levee has come.
+#[derive(Debug)]
+enum State {
+    Starting,
+    Running(Box<Running>),
+    Stopping,
+}
+
+/// A levee that answers SYNs.
+#[derive(Debug)]
+pub struct Running {
+    /// What the data path is told.
+    pub protection: Protection,
+    /// Result of the last reload.
+    pub reload: Reload,
+    interfaces: Vec<Interface>,
+}
+
+#[derive(Debug)]
+struct Interface {
+    attachment: Attachment,
+    attached: bool,
+    last: Packets,
+    rates: Packets,
+}
+
+impl Shared {
+    /// The state at the start.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            state: Mutex::new(State::Starting),
+        }
+    }
+
+    /// Since levee started, seconds; monotonic.
+    #[must_use]
+    pub fn uptime_s(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// levee is attached from now on.
+    pub fn run(&self, running: Running) {
+        *self.lock() = State::Running(Box::new(running));
+    }
+
+    /// Detaches from the interfaces.
+    pub fn stop(&self) {
+        *self.lock() = State::Stopping;
+    }
+
+    /// Works on the running levee; `None` when it is not running.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Running) -> T) -> Option<T> {
+        match &mut *self.lock() {
+            State::Running(running) => Some(f(running)),
+            State::Starting | State::Stopping => None,
+        }
+    }
+
+    /// Whether levee protects what it should, or why not.
+    ///
+    /// # Errors
+    /// The reason, for an operator.
+    pub fn readiness(&self) -> Result<(), String> {
+        match &*self.lock() {
+            State::Starting => Err("starting: not attached yet".into()),
+            State::Stopping => Err("stopping: detached".into()),
+            State::Running(running) => running.readiness(),
+        }
+    }
+
+    /// Everything counted, now; `None` when levee is not running.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses to tell.
+    pub fn snapshot(&self) -> Result<Option<Snapshot>> {
+        let uptime_s = self.uptime_s();
+        self.with(|running| running.snapshot(uptime_s)).transpose()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere is no reason to stop counting; every change under the lock is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Running {
+    /// A levee that has just been attached.
+    #[must_use]
+    pub fn new(protection: Protection, attachments: Vec<Attachment>, unix_s: u64) -> Self {
+        let interface = |attachment| Interface {
+            attachment,
+            attached: true,
+            last: [0; COUNTERS],
+            rates: [0; COUNTERS],
+        };
+        Self {
+            protection,
+            reload: Reload {
+                successful: true,
+                succeeded_unix_s: unix_s,
+            },
+            interfaces: attachments.into_iter().map(interface).collect(),
+        }
+    }
+
+    /// The interfaces levee was attached to.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.interfaces
+            .iter()
+            .map(|interface| &interface.attachment)
+    }
+
+    /// Takes the packets of the last second. To be called once a second.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses to tell.
+    pub fn measure_rates(&mut self) -> Result<()> {
+        for interface in &mut self.interfaces {
+            let slot = iface_slot(interface.attachment.link.index);
+            let packets = self.protection.datapath().iface_packets(slot)?;
+            for (rate, (now, before)) in interface
+                .rates
+                .iter_mut()
+                .zip(packets.iter().zip(&interface.last))
+            {
+                *rate = now.saturating_sub(*before);
+            }
+            interface.last = packets;
+        }
+        Ok(())
+    }
+
+    /// Compares with the interfaces that exist, and says what was lost or is back.
+    pub fn check_links(&mut self, links: &[Link]) {
+        let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+        for interface in &mut self.interfaces {
+            let Attachment {
+                link, program_id, ..
+            } = &interface.attachment;
+            let now = by_index.get(&link.index);
+            let attached = now.is_some_and(|link| link.xdp.contains(program_id));
+            if attached != interface.attached {
+                report_link(&link.name, attached, now.is_some());
+            }
+            interface.attached = attached;
+        }
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        let lost = self.interfaces.iter().filter(|i| !i.attached);
+        let names: Vec<_> = lost.map(|i| i.attachment.link.name.as_str()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(format!("the XDP program is gone from {}", names.join(", ")))
+    }
+
+    fn snapshot(&self, uptime_s: f64) -> Result<Snapshot> {
+        let datapath = self.protection.datapath();
+        let interfaces = self.interfaces.iter().map(|interface| {
+            let Attachment { link, mode, .. } = &interface.attachment;
+            Ok(InterfaceSnapshot {
+                name: link.name.clone(),
+                index: link.index,
+                mode: *mode,
+                attached: interface.attached,
+                packets: datapath.iface_packets(iface_slot(link.index))?,
+                rates: interface.rates,
+            })
+        });
+        let interfaces = interfaces.collect::<Result<Vec<_>>>()?;
+        let protected = self.protection.services();
+        let services = protected.iter().map(|service| {
+            Ok(ServiceSnapshot {
+                name: service.name.clone(),
+                address: service.address,
+                packets: self.protection.packets(service)?,
+            })
+        });
+        let services_pressure = protected.len() as f64 / f64::from(SERVICES_MAX);
+        let fragments_pressure = self.fragments_pressure(&interfaces);
+        Ok(Snapshot {
+            uptime_s,
+            key_epoch: self.protection.epoch(),
+            reload: self.reload,
+            services: services.collect::<Result<Vec<_>>>()?,
+            interfaces,
+            map_pressure: vec![
+                (names::SERVICES, services_pressure),
+                (names::FRAGMENTS, fragments_pressure),
+            ],
+        })
+    }
+
+    /// Walks the table only when fragments came in: nearly always it is empty.
+    fn fragments_pressure(&self, interfaces: &[InterfaceSnapshot]) -> f64 {
+        let slot = Verdict::Fragment.slot();
+        if interfaces.iter().all(|i| i.packets[slot] == 0) {
+            return 0.0;
+        }
+        let used = self.protection.datapath().fragments(FRAGMENTS_MAX);
+        f64::from(used) / f64::from(FRAGMENTS_MAX)
+    }
+}
+
+fn report_link(name: &str, attached: bool, exists: bool) {
+    match (attached, exists) {
+        (true, _) => log::info!("{name}: the XDP program is attached again"),
+        (false, true) => log::error!(
+            "{name}: the XDP program was detached by someone else; SYNs that come in there are \
+             not answered by levee any more. Restart levee to protect it again"
+        ),
+        (false, false) => log::error!(
+            "{name}: the interface is gone. If it comes back, restart levee to protect it again"
+        ),
+    }
+}

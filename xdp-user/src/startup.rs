@@ -1,0 +1,154 @@
+//! From a configuration to attached programs. Everything that can be refused is asked before
+//! anything is changed, and whatever fails undoes what came before it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use aya::{Ebpf, programs::loaded_programs};
+
+use crate::{
+    attach::Attachment,
+    config::Config,
+    datapath::Datapath,
+    loader::Object,
+    netlink::{
+        link::{Link, links},
+        listener::{Listener, listeners},
+    },
+    offer::{KernelOffer, Sysctls},
+    preflight::{self, Facts, Kernel},
+    protection::Protection,
+    secret::Secret,
+    shared::Running,
+};
+
+/// A machine that levee can run on, with what the configuration names on it.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Config,
+    kernel: Kernel,
+    links: Vec<Link>,
+    secret: Secret,
+}
+
+/// A data path in the kernel, attached to nothing.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The programs, and the maps that are not taken out.
+    pub ebpf: Ebpf,
+    prepared: Prepared,
+    protection: Protection,
+}
+
+/// Asks whether this machine can run levee as configured.
+///
+/// # Errors
+/// Says what is missing, wrong or in the way.
+pub fn prepare(config: Config) -> Result<Prepared> {
+    let kernel = Facts::gather()?.check()?;
+    let all = links()?;
+    let links = preflight::resolve(&config.interfaces, &all, program_name)?;
+    let links = links.into_iter().cloned().collect();
+    let secret = Secret::load_or_create(&config.secret_file)?;
+    Ok(Prepared {
+        config,
+        kernel,
+        links,
+        secret,
+    })
+}
+
+impl Prepared {
+    /// Brings the data path into the kernel and tells it everything it needs. Takes some tenths of
+    /// a second.
+    ///
+    /// # Errors
+    /// Says what the kernel refuses.
+    pub fn load(self) -> Result<Loaded> {
+        let object = Object::new(self.kernel)?;
+        let mut ebpf = object.load(self.config.verify_syn_checksum)?;
+        let datapath = Datapath::take(&mut ebpf)?;
+        let mut protection = Protection::start(datapath, self.secret.clone(), unix_s()?)?;
+        protection.publish(&self.config.services, &offer(&self.links)?)?;
+        Ok(Loaded {
+            ebpf,
+            prepared: self,
+            protection,
+        })
+    }
+}
+
+impl Loaded {
+    /// Attaches the programs to the interfaces: from here on SYNs are answered. The programs stay
+    /// as long as the result does.
+    ///
+    /// # Errors
+    /// Says what the kernel refuses; then none is left attached.
+    pub fn attach(mut self) -> Result<Running> {
+        let wanted = &self.prepared.config.interfaces;
+        let attachments = self.prepared.links.iter().zip(wanted);
+        let attachments = attachments
+            .map(|(link, interface)| Attachment::new(&mut self.ebpf, link, interface.attach))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Running::new(self.protection, attachments, unix_s()?))
+    }
+}
+
+/// What SYN-ACKs may offer on these interfaces, by the kernel's settings now.
+///
+/// # Errors
+/// Fails when the settings cannot be read.
+pub fn offer<'a>(links: impl IntoIterator<Item = &'a Link>) -> Result<KernelOffer> {
+    let mtu = links.into_iter().map(|link| link.mtu).min();
+    let mtu = mtu.context("no interface")?;
+    Ok(KernelOffer::new(&Sysctls::read()?, mtu))
+}
+
+/// The time, in seconds since the Unix epoch.
+///
+/// # Errors
+/// Fails when the clock is set before that.
+pub fn unix_s() -> Result<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Ok(since
+        .context("the system clock is set before 1970; set it right")?
+        .as_secs())
+}
+
+/// Warns of services that nobody can be admitted to as things are: without a listener, or with one
+/// that the kernel cannot hand a socket made from a cookie.
+pub fn warn_about_listeners(services: &[crate::config::Service]) {
+    let listeners = match listeners() {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            // Nothing depends on it but these warnings.
+            log::warn!("cannot tell whether anybody listens on the services: {error:#}");
+            return;
+        }
+    };
+    for service in services {
+        let serving: Vec<&Listener> = listeners
+            .iter()
+            .filter(|listener| listener.serves(service.address))
+            .collect();
+        let address = service.address;
+        if serving.is_empty() {
+            log::warn!(
+                "nobody listens on {address} in this network namespace yet: until somebody does, \
+                 clients are refused"
+            );
+        } else if serving.iter().any(|listener| listener.mptcp) {
+            log::warn!(
+                "the server on {address} listens with Multipath TCP, to which the kernel admits \
+                 no client by levee's cookies: have it listen with plain TCP (Go servers: \
+                 GODEBUG=multipathtcp=0)"
+            );
+        }
+    }
+}
+
+fn program_name(id: u32) -> Option<String> {
+    let program = loaded_programs().flatten().find(|info| info.id() == id)?;
+    let name = program.name_as_str()?;
+    (!name.is_empty()).then(|| name.into())
+}
