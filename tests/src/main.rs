@@ -1,5 +1,5 @@
 //! `levee-lab`: demonstration and benchmarks.
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -71,7 +71,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let interrupt = Interrupt::install()?;
     match arguments.command {
-        Command::Demo { rate, seconds } => demo::run(DemoOptions { rate, seconds }, &interrupt),
+        Command::Demo { rate, seconds } => {
+            demo::run(DemoOptions { rate, seconds }, &interrupt, &mut io::stdout())
+        }
         Command::Bench {
             bench: Bench::Flood { rounds, json },
         } => flood::run(BenchOptions { rounds, json }, &interrupt),

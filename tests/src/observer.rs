@@ -33,6 +33,14 @@ pub struct Rates {
     pub dropped: Vec<(String, f64)>,
 }
 
+impl Rates {
+    /// Drops for all reasons together.
+    #[must_use]
+    pub fn dropped_total(&self) -> f64 {
+        self.dropped.iter().map(|(_, rate)| rate).sum()
+    }
+}
+
 /// The reason for frames that the host's receive queue had no room for: the host was too slow.
 pub const QUEUE_FULL: &str = "queue_full";
 
