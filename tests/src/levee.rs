@@ -37,23 +37,36 @@ impl Levee {
     /// # Errors
     /// Quotes levee's log when it ends or is not ready in time.
     pub fn protect(netns: &Netns, interfaces: &[&str], services: &[SocketAddr]) -> Result<Self> {
-        let mut arguments = vec!["run".to_owned()];
+        let directory = scratch::directory()?;
+        // What is made elsewhere by default would meet that of another lab, or of this machine.
+        let own = |name: &str| directory.path().join(name).display().to_string();
+        let mut arguments = vec![
+            "run".to_owned(),
+            "--secret-file".to_owned(),
+            own("secret"),
+            "--control-socket".to_owned(),
+            own("levee.sock"),
+        ];
         for interface in interfaces {
             arguments.extend(["--iface".to_owned(), (*interface).to_owned()]);
         }
         for service in services {
             arguments.extend(["--protect".to_owned(), service.to_string()]);
         }
-        Self::start(netns, &arguments)
+        Self::start_in(directory, netns, &arguments)
     }
 
     /// Runs levee with any arguments that make it serve metrics at [`METRICS`], and waits as
-    /// [`protect`](Self::protect) does.
+    /// [`protect`](Self::protect) does. Secret and control socket should be in a directory of the
+    /// caller's.
     ///
     /// # Errors
     /// As [`protect`](Self::protect).
     pub fn start(netns: &Netns, arguments: &[String]) -> Result<Self> {
-        let directory = scratch::directory()?;
+        Self::start_in(scratch::directory()?, netns, arguments)
+    }
+
+    fn start_in(directory: TempDir, netns: &Netns, arguments: &[String]) -> Result<Self> {
         let log =
             fs::File::create(log_path(directory.path())).context("cannot make levee's log")?;
         let binary = binary()?;
@@ -81,6 +94,18 @@ impl Levee {
             (200, body) => Metrics::parse(&body),
             (status, body) => bail!("levee's /metrics answers {status}: {body}"),
         }
+    }
+
+    /// The control socket of a levee that [`protect`](Self::protect) started.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.directory.path().join("levee.sock")
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What it has written to stdout and stderr.
@@ -133,7 +158,8 @@ impl Levee {
     }
 }
 
-/// The `levee` binary: `LEVEE_BIN`, or the one built beside the running program.
+/// The `levee` binary: `LEVEE_BIN`, or the one beside the running program, or for tests the release
+/// build of the same target directory.
 ///
 /// # Errors
 /// Names the places looked at.
@@ -148,22 +174,14 @@ pub fn binary() -> Result<PathBuf> {
         );
     }
     let program = env::current_exe().context("cannot tell where this program is")?;
-    // A test's executable is one directory below, in deps/.
-    let places: Vec<PathBuf> = program
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("levee"))
-        .collect();
-    places
-        .iter()
-        .find(|place| place.is_file())
-        .cloned()
-        .with_context(|| {
-            format!(
-                "no levee binary at {places:?}: run `cargo xtask build` or set {BINARY_VARIABLE}"
-            )
-        })
+    let beside = program.with_file_name("levee");
+    // A test runs from target/PROFILE/deps.
+    let target = program.ancestors().nth(3).unwrap_or(Path::new("/"));
+    let places = [beside, target.join("release/levee")];
+    let found = places.iter().find(|place| place.is_file()).cloned();
+    found.with_context(|| {
+        format!("no levee binary at {places:?}: run `cargo xtask build` or set {BINARY_VARIABLE}")
+    })
 }
 
 fn log_path(directory: &Path) -> PathBuf {
