@@ -15,6 +15,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("LEVEE_OBJECT"));
 /// The least that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
 const FRAME_MIN: [u8; 14] = [0; 14];
 
+/// Lines of the verifier's log that are shown.
+const VERIFIER_LINES_MAX: usize = 20;
+
 /// The globals of the data path: constants of the programs once they are loaded.
 #[derive(Clone, Copy, Debug)]
 struct Globals {
@@ -59,7 +62,7 @@ impl Object {
         load_xdp(&mut ebpf, names::XDP_PROGRAM)?;
         let tc = tc_program(&mut ebpf)?;
         tc.load()
-            .with_context(|| refused_program(names::TC_PROGRAM))?;
+            .map_err(|error| refused(names::TC_PROGRAM, error))?;
         Ok(ebpf)
     }
 
@@ -90,7 +93,7 @@ pub fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 
 fn load_xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program: &mut Xdp = program(ebpf, name)?;
-    program.load().with_context(|| refused_program(name))?;
+    program.load().map_err(|error| refused(name, error))?;
     Ok(program)
 }
 
@@ -106,8 +109,22 @@ where
         .with_context(|| format!("the program {name} is of another type than levee expects"))
 }
 
-fn refused_program(name: &str) -> String {
-    format!("the kernel refuses the program {name}")
+/// The error for a program that the kernel did not take: of the verifier's log, which can be
+/// thousands of lines, only the end, where the reason stands.
+fn refused(name: &str, error: ProgramError) -> anyhow::Error {
+    let what = format!("the kernel refuses the program {name}");
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return anyhow::Error::from(error).context(what);
+    };
+    let log = verifier_log.to_string();
+    log::debug!("the verifier's log for {name}:\n{log}");
+    let lines: Vec<_> = log.lines().collect();
+    let end = lines[lines.len().saturating_sub(VERIFIER_LINES_MAX)..].join("\n");
+    anyhow::Error::from(io_error).context(format!("{what}; the end of the verifier's log:\n{end}"))
 }
 
 fn measure_hz(ebpf: &mut Ebpf) -> Result<u32> {

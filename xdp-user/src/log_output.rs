@@ -14,6 +14,10 @@ pub fn init(level: Option<LevelFilter>) {
     let mut builder = Builder::from_env(Env::default().default_filter_or("info"));
     if let Some(level) = level {
         builder.filter_level(level);
+        // The loader narrates every relocation, thousands of lines that help nobody here.
+        for library in ["aya", "aya_obj"] {
+            builder.filter_module(library, level.min(LevelFilter::Info));
+        }
     }
     builder.format_target(false);
     // journald, like most that take stderr from a service, adds the time itself; a terminal's user

@@ -110,7 +110,7 @@ impl Facts {
         }
         ensure!(
             missing.is_empty(),
-            "levee lacks the {} {}: run it as root (sudo), or give it CAP_NET_ADMIN, CAP_BPF and \
+            "missing {} {}: run levee as root (sudo), or give it CAP_NET_ADMIN, CAP_BPF and \
              CAP_PERFMON",
             if missing.len() == 1 {
                 "capability"

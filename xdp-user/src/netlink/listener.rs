@@ -13,7 +13,7 @@ use netlink_packet_sock_diag::{
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 /// `INET_DIAG_ULP_INFO` of linux/inet_diag.h: the upper-layer protocol of the socket.
-const INET_DIAG_ULP_INFO: u16 = 17;
+const INET_DIAG_ULP_INFO: u16 = 19;
 
 /// `INET_ULP_INFO_NAME` of linux/inet_diag.h.
 const INET_ULP_INFO_NAME: u16 = 1;

@@ -40,13 +40,13 @@ fn missing_capabilities_are_named() {
     let text = refusal(&with(&[]));
     assert!(
         text.starts_with(
-            "levee lacks the capabilities CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON: run it as root"
+            "missing capabilities CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON: run levee as root"
         ),
         "{text}"
     );
     let text = refusal(&with(&[Capability::CAP_SYS_ADMIN]));
     assert!(
-        text.starts_with("levee lacks the capability CAP_NET_ADMIN: "),
+        text.starts_with("missing capability CAP_NET_ADMIN: "),
         "{text}"
     );
 }

@@ -1,0 +1,7 @@
+//! levee on a real kernel, each test in a network namespace of its own. Needs root, and fails
+//! without.
+
+mod common;
+mod refuse;
+mod reload;
+mod run;
