@@ -55,11 +55,7 @@ pub(crate) fn unpack_rust(workspace: &Workspace, consent: &Consent) -> Result<()
         ),
         into: format!("{} (unpacked; your own Rust stays as it is)", dir.display()),
         why: "the eBPF objects are built together with Rust's core library".into(),
-        commands: vec![
-            "apt-get download rustc-web rust-web-src libstd-rust-web-dev ... (and what they need)"
-                .into(),
-            format!("dpkg -x PACKAGE.deb {}", dir.display()),
-        ],
+        commands: vec!["cargo xtask --yes build".into()],
     })?;
     let apt = Apt::open(workspace)?;
     let packages = choose_rust(&apt)?;

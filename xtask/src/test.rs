@@ -23,8 +23,10 @@ pub(crate) fn run(
     host::build(workspace, false)?;
     let mut cargo = host::cargo(workspace, "test");
     cargo
-        .args(["--workspace", "--exclude", "xdp-ebpf"])
-        .args(filter);
+        .args(["--workspace", "--exclude", "xdp-ebpf", "--no-fail-fast"])
+        .args(filter)
+        // cargo builds a package's binaries only for that package's own tests.
+        .env("LEVEE_BIN", workspace.release_binary("levee"));
     if !args.is_empty() {
         cargo.arg("--").args(args);
     }

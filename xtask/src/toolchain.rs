@@ -72,6 +72,8 @@ impl Toolchain {
                         return Ok(found);
                     }
                 }
+                // Whoever cannot be asked about the first remedy cannot be about the next.
+                Err(error) if matches!(consent, Consent::Refused) => return Err(error),
                 Err(error) => reasons.push(format!("{error:#}")),
             }
         }
