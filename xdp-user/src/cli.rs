@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +13,7 @@ use log::LevelFilter;
 use crate::{
     config::{CONTROL_SOCKET, Config, Flags, METRICS_LISTEN, SECRET_FILE},
     controller,
-    ctl::{self, Reloaded, Request, Response},
+    ctl::{self, Request, Response},
     log_output,
 };
 
@@ -124,56 +128,64 @@ fn run(args: RunArgs) -> Result<()> {
         .block_on(controller::run(config, args.config))
 }
 
-fn check(file: &std::path::Path) -> Result<()> {
+fn check(file: &Path) -> Result<()> {
     let config = Config::read(file)?;
-    println!("{}: valid", file.display());
+    let mut text = format!("{}: valid\n", file.display());
     for interface in &config.interfaces {
-        println!("interface {}: {}", interface.name, interface.attach.label());
+        text += &format!(
+            "interface {}: {}\n",
+            interface.name,
+            interface.attach.label()
+        );
     }
     for service in &config.services {
-        println!("service {}: {}", service.name, service.address);
+        text += &format!("service {}: {}\n", service.name, service.address);
     }
-    match config.metrics_listen {
-        Some(address) => println!("metrics: http://{address}/metrics"),
-        None => println!("metrics: off"),
-    }
-    println!("secret file: {}", config.secret_file.display());
-    println!("control socket: {}", config.control_socket.display());
-    Ok(())
+    text += &match config.metrics_listen {
+        Some(address) => format!("metrics: http://{address}/metrics\n"),
+        None => "metrics: off\n".into(),
+    };
+    text += &format!("secret file: {}\n", config.secret_file.display());
+    text += &format!("control socket: {}\n", config.control_socket.display());
+    print(&text)
 }
 
-fn status(socket: &std::path::Path, json: bool) -> Result<()> {
+fn status(socket: &Path, json: bool) -> Result<()> {
     let Response::Status(status) = ctl::request(socket, Request::Status)? else {
         bail!("levee gave the answer to another question");
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        print(&(serde_json::to_string_pretty(&status)? + "\n"))
     } else {
-        print!("{}", ctl::render(&status));
+        print(&ctl::render(&status))
     }
-    Ok(())
 }
 
-fn reload(socket: &std::path::Path) -> Result<()> {
+fn reload(socket: &Path) -> Result<()> {
     let Response::Reloaded(reloaded) = ctl::request(socket, Request::Reload)? else {
         bail!("levee gave the answer to another question");
     };
-    let Reloaded {
-        services,
-        added,
-        removed,
-        needs_restart,
-    } = reloaded;
-    println!("reloaded: {services} service(s) protected");
-    for (what, names) in [("added", added), ("removed", removed)] {
+    let mut text = format!("reloaded: {} service(s) protected\n", reloaded.services);
+    for (what, names) in [
+        ("added", reloaded.added),
+        ("removed", reloaded.removed),
+        ("needs a restart of levee", reloaded.needs_restart),
+    ] {
         if !names.is_empty() {
-            println!("{what}: {}", names.join(", "));
+            text += &format!("{what}: {}\n", names.join(", "));
         }
     }
-    if !needs_restart.is_empty() {
-        println!("needs a restart of levee: {}", needs_restart.join(", "));
+    print(&text)
+}
+
+/// Prints to stdout; whoever reads it may stop early, as `head` does.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     config::Config,
     ctl::{self, Command, ControlSocket},
-    http,
+    http, listening,
     log_output::DatapathMessages,
     netlink::link,
     reload::Reloader,
@@ -54,7 +54,7 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
     let running = loaded.attach()?;
     introduce(&config, &running);
     shared.run(running);
-    startup::warn_about_listeners(&config.services);
+    listening::warn(&config.services);
     let mut reloader = Reloader::new(config, file, Arc::clone(&shared));
     let upkeep = Upkeep {
         shared: &shared,
@@ -155,18 +155,11 @@ fn introduce(config: &Config, running: &Running) {
             attachment.mode.label()
         );
     }
-    let mut names: Vec<_> = config.services.iter().map(|s| s.name.as_str()).collect();
-    let more = names.len().saturating_sub(NAMES_MAX);
-    names.truncate(NAMES_MAX);
-    let more = if more == 0 {
-        String::new()
-    } else {
-        format!(" and {more} more")
-    };
+    let names: Vec<_> = config.services.iter().map(|s| s.name.as_str()).collect();
     log::info!(
-        "protecting {} service(s): {}{more}",
-        config.services.len(),
-        names.join(", ")
+        "protecting {} service(s): {}",
+        names.len(),
+        listening::first(&names)
     );
     match config.metrics_listen {
         Some(address) => log::info!("metrics at http://{address}/metrics"),
@@ -177,9 +170,6 @@ fn introduce(config: &Config, running: &Running) {
         config.control_socket.display()
     );
 }
-
-/// Services named at the start.
-const NAMES_MAX: usize = 8;
 
 struct Signals {
     interrupt: Signal,

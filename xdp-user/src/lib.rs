@@ -14,6 +14,7 @@ pub mod http;
 pub mod jiffies;
 pub mod keys;
 pub mod kfunc;
+pub mod listening;
 pub mod loader;
 pub mod log_output;
 pub mod metrics;

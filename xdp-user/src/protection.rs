@@ -111,21 +111,26 @@ impl Protection {
         })
     }
 
+    /// Whether there are enough free counters to [`publish`](Self::publish) these services in one
+    /// step. If not, publish first those of them that are protected already: that frees the rest.
+    #[must_use]
+    pub fn fits(&self, services: &[Service]) -> bool {
+        let addresses = services.iter().map(|service| service.address);
+        self.ids.assign(addresses).is_some()
+    }
+
     /// Makes `services` the protected services, all at once. Those that were protected before keep
     /// their counters.
     ///
     /// # Errors
-    /// Fails when they do not fit, or the kernel refuses a write; the services protected before
+    /// Fails when they do not [fit](Self::fits), or the kernel refuses a write; the services protected before
     /// then still are.
     pub fn publish(&mut self, services: &[Service], offer: &KernelOffer) -> Result<()> {
         let assignment = self
             .ids
             .assign(services.iter().map(|service| service.address))
             .with_context(|| {
-                format!(
-                    "too many services replaced at once: those before and after this reload must \
-                     be at most {SERVICES_MAX} together; reload with the old ones removed first"
-                )
+                format!("the services before and after together are more than {SERVICES_MAX}")
             })?;
         let plan = self
             .table

@@ -9,9 +9,10 @@ use tokio::time;
 use crate::{
     config::{Config, Service},
     ctl::Reloaded,
+    listening,
     netlink::link::links,
     offer::KernelOffer,
-    shared::Shared,
+    shared::{Running, Shared},
     startup,
 };
 
@@ -45,7 +46,7 @@ impl Reloader {
         match &result {
             Ok(reloaded) => {
                 report(reloaded);
-                startup::warn_about_listeners(&self.config.services);
+                listening::warn(&self.config.services);
             }
             Err(error) => {
                 log::error!("reload failed, the configuration before it stays in force: {error:#}");
@@ -68,24 +69,33 @@ impl Reloader {
         )?;
         let config = Config::read(file)?;
         let offer = self.offer()?;
-        let left = self
-            .shared
-            .with(|running| running.protection.grace_left(Instant::now()));
-        time::sleep(left.unwrap_or_default()).await;
-        self.shared
-            .with(|running| running.protection.publish(&config.services, &offer))
-            .context("levee is stopping")??;
+        if !self.with(|running| running.protection.fits(&config.services))? {
+            // Between the two steps, services that are new are not protected yet; those that stay
+            // always are.
+            self.publish(&kept(&self.config.services, &config.services), &offer)
+                .await?;
+        }
+        self.publish(&config.services, &offer).await?;
         let reloaded = compare(&self.config, &config);
         self.config.services = config.services;
         Ok(reloaded)
     }
 
+    /// Makes these the protected services, once the change before has settled.
+    async fn publish(&self, services: &[Service], offer: &KernelOffer) -> Result<()> {
+        let left = self.with(|running| running.protection.grace_left(Instant::now()))?;
+        time::sleep(left).await;
+        self.with(|running| running.protection.publish(services, offer))?
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Running) -> T) -> Result<T> {
+        self.shared.with(f).context("levee is stopping")
+    }
+
     /// What the kernel offers now, on the interfaces levee is attached to as far as they exist.
     fn offer(&self) -> Result<KernelOffer> {
-        let attached: HashSet<u32> = self
-            .shared
-            .with(|running| running.attachments().map(|a| a.link.index).collect())
-            .unwrap_or_default();
+        let attached: HashSet<u32> =
+            self.with(|running| running.attachments().map(|a| a.link.index).collect())?;
         let links = links()?;
         startup::offer(links.iter().filter(|link| attached.contains(&link.index)))
     }
@@ -104,6 +114,13 @@ fn report(reloaded: &Reloaded) {
             reloaded.needs_restart.join(", ")
         );
     }
+}
+
+/// The services of `new` that `old` protects as well.
+fn kept(old: &[Service], new: &[Service]) -> Vec<Service> {
+    let old: HashSet<_> = old.iter().map(|service| service.address).collect();
+    let kept = new.iter().filter(|service| old.contains(&service.address));
+    kept.cloned().collect()
 }
 
 /// What the change from `old` to `new` does.

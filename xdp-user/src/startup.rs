@@ -11,10 +11,7 @@ use crate::{
     config::Config,
     datapath::Datapath,
     loader::Object,
-    netlink::{
-        link::{Link, links},
-        listener::{Listener, listeners},
-    },
+    netlink::link::{Link, links},
     offer::{KernelOffer, Sysctls},
     preflight::{self, Facts, Kernel},
     protection::Protection,
@@ -113,38 +110,6 @@ pub fn unix_s() -> Result<u64> {
     Ok(since
         .context("the system clock is set before 1970; set it right")?
         .as_secs())
-}
-
-/// Warns of services that nobody can be admitted to as things are: without a listener, or with one
-/// that the kernel cannot hand a socket made from a cookie.
-pub fn warn_about_listeners(services: &[crate::config::Service]) {
-    let listeners = match listeners() {
-        Ok(listeners) => listeners,
-        Err(error) => {
-            // Nothing depends on it but these warnings.
-            log::warn!("cannot tell whether anybody listens on the services: {error:#}");
-            return;
-        }
-    };
-    for service in services {
-        let serving: Vec<&Listener> = listeners
-            .iter()
-            .filter(|listener| listener.serves(service.address))
-            .collect();
-        let address = service.address;
-        if serving.is_empty() {
-            log::warn!(
-                "nobody listens on {address} in this network namespace yet: until somebody does, \
-                 clients are refused"
-            );
-        } else if serving.iter().any(|listener| listener.mptcp) {
-            log::warn!(
-                "the server on {address} listens with Multipath TCP, to which the kernel admits \
-                 no client by levee's cookies: have it listen with plain TCP (Go servers: \
-                 GODEBUG=multipathtcp=0)"
-            );
-        }
-    }
 }
 
 fn program_name(id: u32) -> Option<String> {

@@ -112,7 +112,7 @@ fn flags_cannot_be_reloaded() {
 }
 
 #[test]
-fn as_many_services_as_allowed_are_loaded_and_half_of_them_replaced() {
+fn as_many_services_as_allowed_are_loaded_and_all_of_them_replaced() {
     let lab = Lab::new();
     let write_range = |range: std::ops::Range<usize>| {
         let addresses: Vec<_> = range
@@ -121,7 +121,6 @@ fn as_many_services_as_allowed_are_loaded_and_half_of_them_replaced() {
         let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
         write(&lab, &addresses)
     };
-    let half = SERVICES_MAX / 2;
     let running = lab.start(&mut lab.run_config(&write_range(0..SERVICES_MAX)));
     assert_eq!(
         metric("levee_bpf_map_pressure{map=\"SERVICES\"}"),
@@ -132,13 +131,12 @@ fn as_many_services_as_allowed_are_loaded_and_half_of_them_replaced() {
         .lines()
         .filter(|line| line.starts_with("levee_syncookies_sent_total{"));
     assert_eq!(sent.count(), SERVICES_MAX);
-    write_range(0..half);
-    reload(&lab);
-    write_range(half / 2..half / 2 + SERVICES_MAX - half);
+    write_range(1..SERVICES_MAX + 1);
     let text = reload(&lab);
-    assert!(
-        text.starts_with("reloaded: 2048 service(s) protected\n"),
-        "{text}"
-    );
-    assert_eq!(running.status().services.len(), half);
+    let expected =
+        "reloaded: 4096 service(s) protected\nadded: 10.0.16.0:80\nremoved: 10.0.0.0:80\n";
+    assert_eq!(text, expected);
+    write_range(SERVICES_MAX + 1..2 * SERVICES_MAX + 1);
+    assert!(reload(&lab).starts_with("reloaded: 4096 service(s) protected\nadded: 10.0.16.1:80, "));
+    assert_eq!(running.status().services.len(), SERVICES_MAX);
 }
