@@ -36,6 +36,10 @@ pub mod names {
     pub const MS_PER_JIFFY: &str = "MS_PER_JIFFY";
 }
 
+/// The helper number that stands for the kfunc `bpf_sk_assign_tcp_reqsk` (Linux 6.9) in the object:
+/// the loader replaces the one call to it. No kernel has a helper of that number.
+pub const KFUNC_SK_ASSIGN_TCP_REQSK: u32 = 0x5eed_0001;
+
 /// Services that one data path protects at the same time.
 ///
 /// At 256 bytes of counters each, they cost 1 MiB per CPU.

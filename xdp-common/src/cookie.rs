@@ -89,8 +89,51 @@ pub const WINDOW_SCALE_MAX: u8 = 14;
 const MSS_V4: [u16; 8] = [536, 1220, 1300, 1360, 1400, 1440, 1460, 8960];
 
 /// MSS by class for IPv6. 1220 is what the minimum MTU leaves (RFC 8200 5) and the least the kernel
-/// takes; 1440 Ethernet, 1432 PPPoE, 1420 to 1280 tunnels, 8940 jumbo frames.
-const MSS_V6: [u16; 8] = [1220, 1280, 1340, 1380, 1420, 1432, 1440, 8940];
+/// takes; 1440 Ethernet, 1420 to 1280 PPPoE and tunnels, 8940 jumbo frames.
+const MSS_V6: [u16; 8] = [1220, 1280, 1340, 1380, 1400, 1420, 1440, 8940];
+
+/// Every class is a multiple of this, which makes the tables below short.
+const MSS_STEP: u16 = 20;
+
+/// Class by `mss / MSS_STEP`, up to the highest class. A table, because the verifier would follow
+/// each comparison of a search both ways, and all that comes after once more for each class.
+static MSS_CLASS_V4: [u8; 512] = mss_classes(MSS_V4);
+static MSS_CLASS_V6: [u8; 512] = mss_classes(MSS_V6);
+
+const fn mss_classes(classes: [u16; 8]) -> [u8; 512] {
+    let mut table = [0; 512];
+    let mut i = 0;
+    while i < table.len() {
+        let mut class = 0;
+        while class < 7 && i as u16 * MSS_STEP >= classes[class + 1] {
+            class += 1;
+        }
+        table[i] = class as u8;
+        i += 1;
+    }
+    table
+}
+
+const _: () = {
+    let mut class = 1;
+    while class < 8 {
+        assert!(MSS_V4[class] % MSS_STEP == 0 && MSS_V6[class] % MSS_STEP == 0);
+        assert!(MSS_V4[class] / MSS_STEP < 512 && MSS_V6[class] / MSS_STEP < 512);
+        class += 1;
+    }
+};
+
+/// An [`Offer`] as the cookie's data bits, the slot's left open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data(u32);
+
+impl Data {
+    /// Rounds the MSS down to a class; the rest is kept exactly.
+    #[inline(always)]
+    pub fn new(family: Family, offer: Offer) -> Self {
+        Self(encode(family, offer))
+    }
+}
 
 /// Makes the cookie that answers a SYN. `tuple` is the SYN's; `slot` is the epoch's, 0 or 1.
 #[inline(always)]
@@ -100,10 +143,9 @@ pub fn issue(
     slot: u32,
     tuple: &Tuple,
     client_isn: u32,
-    offer: Offer,
+    data: Data,
 ) -> Cookie {
-    let data = encode(family, offer) | (slot & SLOT_BIT);
-    sealed(family, key, tuple, client_isn, data)
+    sealed(family, key, tuple, client_isn, data.0 | (slot & SLOT_BIT))
 }
 
 /// Checks the cookie that a client returned. `tuple` and `client_isn` are of the segment from the
@@ -177,16 +219,13 @@ fn decode(family: Family, data: u32) -> Offer {
 /// The largest class not above `mss`, or the lowest.
 #[inline(always)]
 fn mss_class(family: Family, mss: u16) -> u32 {
-    let classes = match family {
-        Family::V4 => MSS_V4,
-        Family::V6 => MSS_V6,
+    let step = (mss / MSS_STEP) as usize;
+    let step = if step > 511 { 511 } else { step };
+    let class = match family {
+        Family::V4 => MSS_CLASS_V4[step],
+        Family::V6 => MSS_CLASS_V6[step],
     };
-    // Every class is compared, without a branch: cheaper in the data path than a search.
-    let mut class = 0;
-    for step in &classes[1..] {
-        class += (mss >= *step) as u32;
-    }
-    class
+    class as u32
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod answer;
 pub mod cookie;
 pub mod service;
 pub mod siphash;

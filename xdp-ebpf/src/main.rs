@@ -1,19 +1,342 @@
-//! levee's data path: entry points and the one place that names XDP actions.
+//! levee's data path: the entry points, the order of the stages, and the only place that turns a
+//! verdict into an action of the kernel's.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod admit;
+mod answer;
+mod closing;
+mod control;
+mod extensions;
+mod fragments;
+mod log;
+mod options;
+mod packet;
+mod payload;
+mod scratch;
+mod services;
+mod socket;
+mod stats;
 
+use aya_ebpf::{
+    bindings::{TC_ACT_UNSPEC, xdp_action},
+    helpers::generated::bpf_jiffies64,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use xdp_common::{
+    abi::{Control, ServiceEntry},
+    cookie::Family,
+    tuple::Addr,
+    verdict::{Action, Admission, Verdict},
+    wire::{
+        Datagram, Fragment, Frame, NotDatagram, eth, ipv4,
+        tcp::{Flags, Kind, Segment, TcpHeader},
+    },
+};
+
+use crate::{packet::Packet, scratch::Scratch, socket::Socket};
+
+/// Judges every packet that an interface receives.
 #[xdp]
-pub fn levee_xdp(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+fn levee_xdp(ctx: XdpContext) -> u32 {
+    let mut service = None;
+    let verdict = match judge(&ctx, &mut service) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    stats::count_iface(ctx.ingress_ifindex() as u32, verdict.slot());
+    if let Some(id) = service {
+        stats::count_service(id, verdict.slot());
+    }
+    match verdict.action() {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Reply => xdp_action::XDP_TX,
+        Action::Drop => xdp_action::XDP_DROP,
+    }
 }
 
+#[inline(always)]
+fn judge(ctx: &XdpContext, service: &mut Option<u16>) -> Result<Verdict, Verdict> {
+    let packet = Packet::of_xdp(ctx);
+    // An array's first element always exists: not being able to judge, do no harm.
+    let control = control::get().ok_or(Verdict::NotIp)?;
+    let scratch = scratch::get().ok_or(Verdict::NotIp)?;
+    let (ether_type, l3) = eth::parse(&packet).ok_or(Verdict::NotIp)?;
+    match ether_type {
+        eth::ETH_P_IP => {
+            let datagram = ipv4::parse(&packet, l3);
+            judge_ip(
+                ctx,
+                packet,
+                control,
+                Family::V4,
+                l3,
+                datagram,
+                service,
+                scratch,
+            )
+        }
+        eth::ETH_P_IPV6 => {
+            let datagram = extensions::parse(&packet, l3, scratch);
+            judge_ip(
+                ctx,
+                packet,
+                control,
+                Family::V6,
+                l3,
+                datagram,
+                service,
+                scratch,
+            )
+        }
+        _ => Err(Verdict::NotIp),
+    }
+}
+
+#[inline(always)]
+fn judge_ip(
+    ctx: &XdpContext,
+    packet: Packet,
+    control: &Control,
+    family: Family,
+    l3: usize,
+    datagram: Result<Datagram, NotDatagram>,
+    service: &mut Option<u16>,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Verdict> {
+    let datagram = match datagram {
+        Ok(datagram) => datagram,
+        Err(NotDatagram::Pass(verdict)) => return Err(verdict),
+        Err(NotDatagram::Malformed(verdict, dst)) => return malformed(ctx, control, verdict, dst),
+    };
+    match datagram.fragment {
+        Fragment::Whole => judge_tcp(
+            ctx, packet, control, family, l3, &datagram, service, scratch,
+        ),
+        Fragment::First(id) => {
+            let verdict = judge_tcp(
+                ctx, packet, control, family, l3, &datagram, service, scratch,
+            )?;
+            if services::protects(control, datagram.dst) {
+                fragments::expect(&datagram, id);
+            }
+            Ok(verdict)
+        }
+        Fragment::Later(_) if !services::protects(control, datagram.dst) => Ok(Verdict::NoService),
+        Fragment::Later(id) if fragments::is_expected(&datagram, id) => Ok(Verdict::Fragment),
+        Fragment::Later(_) => Err(Verdict::FragmentUnknown),
+    }
+}
+
+#[inline(always)]
+fn judge_tcp(
+    ctx: &XdpContext,
+    packet: Packet,
+    control: &Control,
+    family: Family,
+    l3: usize,
+    datagram: &Datagram,
+    service: &mut Option<u16>,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Verdict> {
+    let whole = datagram.fragment == Fragment::Whole;
+    let Some(tcp) = packet.get::<TcpHeader>(datagram.l4) else {
+        let verdict = if whole {
+            Verdict::TcpHeader
+        } else {
+            Verdict::FragmentTiny
+        };
+        return malformed(ctx, control, verdict, datagram.dst);
+    };
+    let Some(entry) = services::find(control, datagram.dst, tcp.dst_port.get()) else {
+        return Ok(Verdict::NoService);
+    };
+    *service = Some(entry.id);
+    let judged = Segment::new(tcp, datagram).and_then(|segment| Ok((segment, segment.kind()?)));
+    let (segment, kind) = match judged {
+        Ok(judged) => judged,
+        Err(verdict) => {
+            log::malformed(ctx, control, verdict, datagram.dst);
+            return Err(verdict);
+        }
+    };
+    match kind {
+        Kind::Syn if !whole => Err(Verdict::FragmentSyn),
+        Kind::Syn => judge_syn(ctx, packet, control, family, l3, &segment, entry, scratch),
+        Kind::SynAck => connection_or(ctx, family, &segment, Verdict::SynAckUnexpected),
+        Kind::Rst => connection_or(ctx, family, &segment, Verdict::RstNoConnection),
+        Kind::Ack => judge_ack(ctx, control, family, &segment, whole),
+    }
+}
+
+#[inline(always)]
+fn judge_syn(
+    ctx: &XdpContext,
+    packet: Packet,
+    control: &Control,
+    family: Family,
+    l3: usize,
+    segment: &Segment,
+    entry: &ServiceEntry,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Verdict> {
+    let tuple = &segment.tuple;
+    let to_itself = tuple.src == tuple.dst && tuple.src_port == tuple.dst_port;
+    if to_itself || !tuple.src.is_unicast_source() {
+        return Err(Verdict::SourceInvalid);
+    }
+    if closing::is_marked(control, tuple) && has_connection(ctx, family, segment) {
+        return Ok(Verdict::SynToClosing);
+    }
+    answer::syn(ctx, packet, family, l3, segment, control, entry, scratch)
+}
+
+#[inline(always)]
+fn judge_ack(
+    ctx: &XdpContext,
+    control: &Control,
+    family: Family,
+    segment: &Segment,
+    whole: bool,
+) -> Result<Verdict, Verdict> {
+    if let Some(socket) = Socket::lookup(ctx, family, &segment.tuple) {
+        let state = socket.state();
+        if state.is_connection() {
+            if segment.flags.has(Flags::FIN) && state.ends_in_time_wait() {
+                closing::mark(control, &segment.tuple);
+            }
+            return Ok(Verdict::Connection);
+        }
+    }
+    // A cookie in fragments would be lost on TC, which sees them before they are put together.
+    if whole && admit::verify(family, control, segment).is_some() {
+        Ok(Verdict::CookieValid)
+    } else {
+        Err(Verdict::CookieInvalid)
+    }
+}
+
+#[inline(always)]
+fn has_connection(ctx: &XdpContext, family: Family, segment: &Segment) -> bool {
+    Socket::lookup(ctx, family, &segment.tuple).is_some_and(|socket| socket.state().is_connection())
+}
+
+#[inline(always)]
+fn connection_or(
+    ctx: &XdpContext,
+    family: Family,
+    segment: &Segment,
+    verdict: Verdict,
+) -> Result<Verdict, Verdict> {
+    if has_connection(ctx, family, segment) {
+        Ok(Verdict::Connection)
+    } else {
+        Err(verdict)
+    }
+}
+
+/// A malformed packet is dropped where there is something to protect; elsewhere it is the kernel's
+/// to judge.
+#[inline(always)]
+fn malformed(
+    ctx: &XdpContext,
+    control: &Control,
+    verdict: Verdict,
+    dst: Addr,
+) -> Result<Verdict, Verdict> {
+    if !services::protects(control, dst) {
+        return Ok(Verdict::NoService);
+    }
+    log::malformed(ctx, control, verdict, dst);
+    Err(verdict)
+}
+
+/// Gives every segment with a valid cookie what the kernel needs to make a socket of it. Whatever
+/// happens, the segment goes on.
+#[classifier]
+fn levee_tc(ctx: TcContext) -> i32 {
+    // `None`: not a segment that could return a cookie.
+    let _: Option<()> = admit_segment(&ctx);
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn admit_segment(ctx: &TcContext) -> Option<()> {
+    let packet = Packet::of_tc(ctx);
+    let control = control::get()?;
+    let scratch = scratch::get()?;
+    let (ether_type, l3) = eth::parse(&packet)?;
+    match ether_type {
+        eth::ETH_P_IP => {
+            let datagram = ipv4::parse(&packet, l3).ok()?;
+            admit_tcp(ctx, &packet, control, Family::V4, &datagram, scratch)
+        }
+        eth::ETH_P_IPV6 => {
+            let datagram = extensions::parse(&packet, l3, scratch).ok()?;
+            admit_tcp(ctx, &packet, control, Family::V6, &datagram, scratch)
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn admit_tcp(
+    ctx: &TcContext,
+    packet: &Packet,
+    control: &Control,
+    family: Family,
+    datagram: &Datagram,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    if datagram.fragment != Fragment::Whole {
+        return None;
+    }
+    let tcp = packet.get::<TcpHeader>(datagram.l4)?;
+    let entry = services::find(control, datagram.dst, tcp.dst_port.get())?;
+    let segment = Segment::new(tcp, datagram).ok()?;
+    if segment.kind() != Ok(Kind::Ack) {
+        return None;
+    }
+    // The cookie first: a segment of an established connection practically never passes this, and
+    // is spared the socket lookup that XDP has already made.
+    let (cookie, offer) = admit::verify(family, control, &segment)?;
+    let admission = match Socket::lookup(ctx, family, &segment.tuple) {
+        Some(socket) if socket.state().is_connection() => return None,
+        Some(socket) if socket.state().is_listener() => {
+            match admit::assign(
+                ctx, packet, &segment, &cookie, &offer, entry, &socket, scratch,
+            ) {
+                Ok(admission) => admission,
+                Err(error) => {
+                    drop(socket);
+                    log::refused(ctx, control, datagram.dst, segment.tuple.dst_port, error);
+                    Admission::Refused
+                }
+            }
+        }
+        _ => Admission::NoListener,
+    };
+    stats::count_service(entry.id, admission.slot());
+    log::epoch(ctx, control);
+    Some(())
+}
+
+/// Returns the low 31 bits of jiffies. The loader runs it twice by `BPF_PROG_TEST_RUN` to learn how
+/// long a jiffy is; it is never attached.
+#[xdp]
+fn levee_jiffies(_ctx: XdpContext) -> u32 {
+    // SAFETY: no arguments.
+    unsafe { bpf_jiffies64() as u32 & 0x7fff_ffff }
+}
+
+/// A reachable panic is an endless loop, which the verifier refuses to load.
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
+/// The kernel offers the helpers used here to GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

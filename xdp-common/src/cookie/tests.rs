@@ -38,7 +38,7 @@ fn offer() -> impl Strategy<Value = Offer> {
 proptest! {
     #[test]
     fn remembers_the_offer((family, tuple) in prop_oneof![v4(), v6()], isn: u32, slot in 0u32..2, offer in offer()) {
-        let cookie = issue(family, KEYS[slot as usize], slot, &tuple, isn, offer);
+        let cookie = issue(family, KEYS[slot as usize], slot, &tuple, isn, Data::new(family, offer));
         let (same, kept) = verify(family, &KEYS, &tuple, isn, cookie.isn).expect("own cookie");
         prop_assert_eq!(same, cookie);
         prop_assert_eq!(kept.window_scale, offer.window_scale);
@@ -52,7 +52,7 @@ proptest! {
     /// bits, so a chance hit is possible, but not for these fixed keys within proptest's cases.
     #[test]
     fn covers_every_bit((family, base) in prop_oneof![v4(), v6()], isn: u32, bit in 0usize..64, offer in offer()) {
-        let cookie = issue(family, KEYS[0], 0, &base, isn, offer).isn;
+        let cookie = issue(family, KEYS[0], 0, &base, isn, Data::new(family, offer)).isn;
         let forged = match bit {
             0..16 => verify(family, &KEYS, &Tuple { src_port: base.src_port ^ 1 << bit, ..base }, isn, cookie),
             16..32 => verify(family, &KEYS, &Tuple { dst_port: base.dst_port ^ 1 << (bit - 16), ..base }, isn, cookie),
@@ -64,7 +64,7 @@ proptest! {
 
     #[test]
     fn a_rotated_key_ends_it((family, tuple) in prop_oneof![v4(), v6()], isn: u32, offer in offer()) {
-        let cookie = issue(family, KEYS[0], 0, &tuple, isn, offer).isn;
+        let cookie = issue(family, KEYS[0], 0, &tuple, isn, Data::new(family, offer)).isn;
         prop_assert_eq!(verify(family, &[Key([5, 6]), KEYS[1]], &tuple, isn, cookie), None);
     }
 }

@@ -1,1 +1,90 @@
-//! Wire formats.
+//! Wire formats: one parser for the kernel, the tests and the fuzzer.
+//!
+//! Headers are byte-aligned views ([`zerocopy`]); multi-byte fields keep wire order until asked.
+
+pub mod checksum;
+pub mod eth;
+pub mod ipv4;
+pub mod ipv6;
+pub mod tcp;
+pub mod tcp_options;
+
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use crate::{tuple::Addr, verdict::Verdict};
+
+/// A type that may be laid over any bytes of a packet.
+pub trait Wire: FromBytes + Immutable + KnownLayout + Unaligned {}
+impl<T: FromBytes + Immutable + KnownLayout + Unaligned> Wire for T {}
+
+/// A received frame, from the Ethernet header on. Implemented for byte slices and, in the data
+/// path, for the packet that the driver hands over.
+pub trait Frame {
+    /// The `T` at `offset`, or `None` if the frame ends before it does.
+    fn get<T: Wire>(&self, offset: usize) -> Option<&T>;
+
+    /// Length of the frame, bytes.
+    fn len(&self) -> usize;
+
+    /// Whether the frame has no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Frame for [u8] {
+    fn get<T: Wire>(&self, offset: usize) -> Option<&T> {
+        let bytes = <[u8]>::get(self, offset..)?;
+        T::ref_from_prefix(bytes).ok().map(|(value, _)| value)
+    }
+
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+}
+
+/// An IP datagram that carries TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Offset of the TCP header (or of a later fragment's data) in the frame.
+    pub l4: usize,
+    /// Offset of the first byte behind the datagram: what follows is padding.
+    pub end: usize,
+    /// Its place in a fragmented datagram.
+    pub fragment: Fragment,
+}
+
+/// The place of a datagram in a fragmented one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// Not fragmented.
+    Whole,
+    /// The first fragment, with the datagram's identification in wire order.
+    First(u32),
+    /// Any later one.
+    Later(u32),
+}
+
+/// Why a frame is no [`Datagram`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDatagram {
+    /// Nothing for this data path, whoever it is for.
+    Pass(Verdict),
+    /// Malformed; worth dropping if the address has a service.
+    Malformed(Verdict, Addr),
+}
+
+/// Masks an offset into a frame whose bound the verifier has lost sight of: larger than any offset
+/// that occurs (the longest chain of extension headers ends below 16 KiB), smaller than the
+/// verifier's own limit (`MAX_PACKET_OFF`, 65,535).
+pub const OFFSET_MASK: usize = 0x7fff;
+
+/// Protocol number of TCP (IANA).
+pub const IPPROTO_TCP: u8 = 6;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! TCP options of the handshake (RFC 9293 3.2, RFC 7323, RFC 2018).
+
+use zerocopy::{
+    FromBytes, Immutable, KnownLayout, Unaligned,
+    big_endian::{U16, U32},
+};
+
+use crate::abi::{OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE};
+
+use super::{
+    Frame, OFFSET_MASK, Wire,
+    checksum::Sum,
+    tcp::{HEADER_LEN, OPTION_WORDS_MAX, Segment},
+};
+
+/// Most words that a SYN-ACK's options take, padding to the length of Apple's SYN included.
+pub const ANSWER_WORDS_MAX: usize = 6;
+
+/// The option area of a SYN-ACK, in wire order.
+pub type AnswerWords = [u32; ANSWER_WORDS_MAX];
+
+/// The timestamps option (RFC 7323 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timestamps {
+    /// The sender's clock.
+    pub value: u32,
+    /// The clock of the other side that it echoes.
+    pub echo: u32,
+}
+
+/// The options that a handshake negotiates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Maximum segment size, bytes.
+    pub mss: Option<u16>,
+    /// Window scale, as sent.
+    pub window_scale: Option<u8>,
+    /// Whether selective acknowledgement is permitted.
+    pub sack: bool,
+    /// Timestamps.
+    pub timestamps: Option<Timestamps>,
+}
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const TIMESTAMPS: u8 = 8;
+
+/// `MSS, 4, value`.
+const MSS_WORD: u32 = 0x0204_0000;
+/// `NOP, WINDOW_SCALE, 3, value`.
+const SCALE_WORD: u32 = 0x0103_0300;
+/// `NOP, NOP, SACK_PERMITTED, 2`.
+const SACK_WORD: u32 = 0x0101_0402;
+/// `SACK_PERMITTED, 2, TIMESTAMPS, 10`.
+const SACK_TIMESTAMPS_WORD: u32 = 0x0402_080a;
+/// `NOP, NOP, TIMESTAMPS, 10`.
+const TIMESTAMPS_WORD: u32 = 0x0101_080a;
+/// `SACK_PERMITTED, 2, END, END`.
+const SACK_END_WORD: u32 = 0x0402_0000;
+
+/// The options of a SYN and their sum, if they are laid out as the stacks do it that send nearly
+/// all SYNs. `None` for any other layout: then [`Walk`] it.
+#[inline(always)]
+pub fn common_layout(
+    frame: &(impl Frame + ?Sized),
+    segment: &Segment,
+) -> Option<(TcpOptions, Sum)> {
+    let area = segment.l4 + HEADER_LEN;
+    match segment.option_words {
+        5 => {
+            let words = frame.get::<[U32; 5]>(area)?;
+            Some((linux(words)?, Sum::default().add(*words)))
+        }
+        3 => {
+            let words = frame.get::<[U32; 3]>(area)?;
+            Some((windows(words)?, Sum::default().add(*words)))
+        }
+        6 => {
+            let words = frame.get::<[U32; 6]>(area)?;
+            Some((apple(words)?, Sum::default().add(*words)))
+        }
+        _ => None,
+    }
+}
+
+/// Linux and Android: MSS, SACK permitted, timestamps, NOP, window scale.
+#[inline(always)]
+fn linux(words: &[U32; 5]) -> Option<TcpOptions> {
+    let [mss, sack_timestamps, value, echo, scale] = words.map(U32::get);
+    (is_mss(mss) && sack_timestamps == SACK_TIMESTAMPS_WORD && is_scale(scale)).then_some(
+        TcpOptions {
+            mss: Some(mss as u16),
+            window_scale: Some(scale as u8),
+            sack: true,
+            timestamps: Some(Timestamps { value, echo }),
+        },
+    )
+}
+
+/// Windows: MSS, NOP, window scale, NOP, NOP, SACK permitted.
+#[inline(always)]
+fn windows(words: &[U32; 3]) -> Option<TcpOptions> {
+    let [mss, scale, sack] = words.map(U32::get);
+    (is_mss(mss) && is_scale(scale) && sack == SACK_WORD).then_some(TcpOptions {
+        mss: Some(mss as u16),
+        window_scale: Some(scale as u8),
+        sack: true,
+        timestamps: None,
+    })
+}
+
+/// Apple: MSS, NOP, window scale, NOP, NOP, timestamps, SACK permitted, end.
+#[inline(always)]
+fn apple(words: &[U32; 6]) -> Option<TcpOptions> {
+    let [mss, scale, timestamps, value, echo, sack] = words.map(U32::get);
+    let fits = is_mss(mss) && is_scale(scale) && timestamps == TIMESTAMPS_WORD;
+    (fits && sack == SACK_END_WORD).then_some(TcpOptions {
+        mss: Some(mss as u16),
+        window_scale: Some(scale as u8),
+        sack: true,
+        timestamps: Some(Timestamps { value, echo }),
+    })
+}
+
+const fn is_mss(word: u32) -> bool {
+    word & 0xffff_0000 == MSS_WORD
+}
+
+const fn is_scale(word: u32) -> bool {
+    word & 0xffff_ff00 == SCALE_WORD
+}
+
+/// Walks a segment's options one by one, as the kernel's `tcp_parse_options` does: an option with an
+/// impossible length ends it, an unknown one is skipped, one with a wrong length is ignored.
+///
+/// It is driven from outside, step by step, because the data path has to loop in the kernel's way.
+/// It reads from the frame and not from a copy, because the verifier would tell apart every offset
+/// into a copy on the stack.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Offset of the option area in the frame.
+    area: usize,
+    /// Offset of the next option in the area.
+    at: usize,
+    /// Length of the area.
+    end: usize,
+    options: TcpOptions,
+}
+
+impl Walk {
+    /// Steps after which every walk has ended: an option takes at least a byte.
+    pub const STEPS_MAX: u32 = OPTION_WORDS_MAX as u32 * 4;
+
+    /// Starts at the segment's first option.
+    #[inline(always)]
+    pub fn new(segment: &Segment) -> Self {
+        Self {
+            area: segment.l4 + HEADER_LEN,
+            at: 0,
+            end: segment.option_words * 4,
+            options: TcpOptions::default(),
+        }
+    }
+
+    /// Reads one option; `false` if there are no more.
+    #[inline(always)]
+    pub fn step(&mut self, frame: &(impl Frame + ?Sized)) -> bool {
+        self.next(frame).is_some()
+    }
+
+    #[inline(always)]
+    fn next(&mut self, frame: &(impl Frame + ?Sized)) -> Option<()> {
+        if self.at >= self.end {
+            return None;
+        }
+        let kind = self.get::<[u8; 1]>(frame, 0)?[0];
+        if kind == NOP {
+            self.at += 1;
+            return Some(());
+        }
+        if kind == END || self.at + 1 >= self.end {
+            return None;
+        }
+        let len = self.get::<[u8; 1]>(frame, 1)?[0];
+        if len < 2 || self.at + len as usize > self.end {
+            return None;
+        }
+        match (kind, len) {
+            (MSS, 4) => self.options.mss = Some(self.get::<U16>(frame, 2)?.get()),
+            (WINDOW_SCALE, 3) => {
+                self.options.window_scale = Some(self.get::<[u8; 1]>(frame, 2)?[0]);
+            }
+            (SACK_PERMITTED, 2) => self.options.sack = true,
+            (TIMESTAMPS, 10) => {
+                let value = self.get::<U32>(frame, 2)?.get();
+                let echo = self.get::<U32>(frame, 6)?.get();
+                self.options.timestamps = Some(Timestamps { value, echo });
+            }
+            _ => {}
+        }
+        self.at += len as usize;
+        Some(())
+    }
+
+    /// What was found so far.
+    #[inline(always)]
+    pub const fn options(&self) -> TcpOptions {
+        self.options
+    }
+
+    /// The `T` at `offset` in the next option.
+    ///
+    /// Taken together with the byte before it, which the TCP header provides: the verifier does not
+    /// understand the comparison that guards a single byte.
+    #[inline(always)]
+    fn get<T: Wire + Copy>(&self, frame: &(impl Frame + ?Sized), offset: usize) -> Option<T> {
+        #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+        #[repr(C)]
+        struct Preceded<T> {
+            before: u8,
+            value: T,
+        }
+        let at = (self.area & OFFSET_MASK) + (self.at & 63) + offset;
+        frame
+            .get::<Preceded<T>>(at - 1)
+            .map(|preceded| preceded.value)
+    }
+}
+
+/// Reads the options of a segment.
+pub fn parse(frame: &(impl Frame + ?Sized), segment: &Segment) -> TcpOptions {
+    if let Some((options, _)) = common_layout(frame, segment) {
+        return options;
+    }
+    let mut walk = Walk::new(segment);
+    while walk.step(frame) {}
+    walk.options()
+}
+
+/// [`TcpOptions`] in three words, of which none is ever undefined.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedOptions {
+    /// MSS in bits 0 to 15, window scale in 16 to 23, which options are there from 24 on.
+    bits: u32,
+    value: u32,
+    echo: u32,
+}
+
+const HAS_SHIFT: u32 = 24;
+const HAS_WINDOW_SCALE: u32 = (OFFER_WINDOW_SCALE as u32) << HAS_SHIFT;
+const HAS_SACK: u32 = (OFFER_SACK as u32) << HAS_SHIFT;
+const HAS_TIMESTAMPS: u32 = (OFFER_TIMESTAMPS as u32) << HAS_SHIFT;
+const HAS_MSS: u32 = 1 << 31;
+
+impl PackedOptions {
+    /// Only those options that are also among the `OFFER_*` bits of `offer`; the MSS always is.
+    #[inline(always)]
+    pub const fn limited_to(self, offer: u8) -> Self {
+        let kept = (offer as u32) << HAS_SHIFT | HAS_MSS | (1 << HAS_SHIFT) - 1;
+        Self {
+            bits: self.bits & kept,
+            ..self
+        }
+    }
+}
+
+impl From<TcpOptions> for PackedOptions {
+    #[inline(always)]
+    fn from(options: TcpOptions) -> Self {
+        let mut packed = Self {
+            bits: 0,
+            value: 0,
+            echo: 0,
+        };
+        if let Some(mss) = options.mss {
+            packed.bits |= HAS_MSS | u32::from(mss);
+        }
+        if let Some(scale) = options.window_scale {
+            packed.bits |= HAS_WINDOW_SCALE | u32::from(scale) << 16;
+        }
+        if options.sack {
+            packed.bits |= HAS_SACK;
+        }
+        if let Some(timestamps) = options.timestamps {
+            packed.bits |= HAS_TIMESTAMPS;
+            packed.value = timestamps.value;
+            packed.echo = timestamps.echo;
+        }
+        packed
+    }
+}
+
+impl From<PackedOptions> for TcpOptions {
+    #[inline(always)]
+    fn from(packed: PackedOptions) -> Self {
+        let has = |bit: u32| packed.bits & bit != 0;
+        let timestamps = Timestamps {
+            value: packed.value,
+            echo: packed.echo,
+        };
+        Self {
+            mss: has(HAS_MSS).then_some(packed.bits as u16),
+            window_scale: has(HAS_WINDOW_SCALE).then_some((packed.bits >> 16) as u8),
+            sack: has(HAS_SACK),
+            timestamps: has(HAS_TIMESTAMPS).then_some(timestamps),
+        }
+    }
+}
+
+impl TcpOptions {
+    /// Words that [`emit`](Self::emit) writes.
+    #[inline(always)]
+    pub const fn word_count(&self) -> usize {
+        self.mss.is_some() as usize
+            + self.window_scale.is_some() as usize
+            + if self.timestamps.is_some() {
+                3
+            } else {
+                self.sack as usize
+            }
+    }
+
+    /// The options as words, each part aligned as the common stacks do it; zero, the end of
+    /// options, behind them. Spelled out case by case: the verifier follows an index into an array
+    /// much farther than a branch.
+    #[inline(always)]
+    pub fn emit(&self) -> AnswerWords {
+        let scale = self.window_scale.map(|scale| SCALE_WORD | u32::from(scale));
+        let mss = self.mss.map(|mss| MSS_WORD | u32::from(mss));
+        let words = match (mss, self.timestamps) {
+            (Some(mss), Some(Timestamps { value, echo })) => [
+                mss,
+                self.timestamps_word(),
+                value,
+                echo,
+                scale.unwrap_or(0),
+                0,
+            ],
+            (None, Some(Timestamps { value, echo })) => [
+                self.timestamps_word(),
+                value,
+                echo,
+                scale.unwrap_or(0),
+                0,
+                0,
+            ],
+            (mss, None) => {
+                let [a, b] = match (self.sack, scale) {
+                    (true, scale) => [SACK_WORD, scale.unwrap_or(0)],
+                    (false, scale) => [scale.unwrap_or(0), 0],
+                };
+                match mss {
+                    Some(mss) => [mss, a, b, 0, 0, 0],
+                    None => [a, b, 0, 0, 0, 0],
+                }
+            }
+        };
+        words.map(u32::to_be)
+    }
+
+    #[inline(always)]
+    const fn timestamps_word(&self) -> u32 {
+        if self.sack {
+            SACK_TIMESTAMPS_WORD
+        } else {
+            TIMESTAMPS_WORD
+        }
+    }
+}

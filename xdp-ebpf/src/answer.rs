@@ -1,0 +1,185 @@
+//! SYN -> SYN-ACK with a cookie, built in the frame that brought the SYN.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{Global, helpers::generated::bpf_jiffies64, programs::XdpContext};
+use xdp_common::{
+    abi::{Control, ServiceEntry},
+    answer::Draft,
+    cookie::{self, Cookie, Family},
+    verdict::Verdict,
+    wire::{
+        Frame,
+        checksum::Sum,
+        eth::EthHeader,
+        ipv4::Ipv4Header,
+        ipv6::Ipv6Header,
+        tcp::{self, HEADER_LEN, Segment, TcpHeader},
+    },
+};
+
+use crate::{
+    options,
+    packet::Packet,
+    payload::{self, Progress},
+    scratch::{self, Scratch},
+};
+
+/// 1: the TCP checksum of a SYN is verified before it is answered.
+#[unsafe(no_mangle)]
+static CHECK_SYN_CHECKSUM: Global<u8> = Global::new(1);
+
+/// Milliseconds per jiffy, so that our timestamps tick like the kernel's (RFC 7323 5.4: 1 ms).
+#[unsafe(no_mangle)]
+static MS_PER_JIFFY: Global<u32> = Global::new(1);
+
+/// Shortest Ethernet frame without its check sequence (IEEE 802.3 3.2.8): padding up to here stays.
+const FRAME_MIN: usize = 60;
+
+/// Turns the SYN into the SYN-ACK that answers it.
+#[inline(always)]
+pub(crate) fn syn(
+    ctx: &XdpContext,
+    packet: Packet,
+    family: Family,
+    l3: usize,
+    segment: &Segment,
+    control: &Control,
+    service: &ServiceEntry,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Verdict> {
+    let (client, sum) = options::parse(&packet, segment, scratch);
+    if CHECK_SYN_CHECKSUM.load() != 0
+        && !checksum_fits(ctx, &packet, family, segment, sum, &mut scratch.progress)
+    {
+        return Err(Verdict::SynChecksum);
+    }
+    let client = scratch::forget(&mut scratch.options, client);
+    let draft = Draft::new(family, segment.flags, segment.option_words, client, service);
+    let mut draft = scratch::forget(&mut scratch.draft, draft);
+    let slot = control.key_slot & 1;
+    let key = control.keys[slot as usize];
+    let cookie = cookie::issue(family, key, slot, &segment.tuple, segment.seq, draft.data);
+    draft.stamp(clock(&cookie));
+    write(
+        ctx,
+        packet,
+        family,
+        l3,
+        segment,
+        &draft,
+        cookie.isn,
+        service.window,
+    )
+    .ok_or(Verdict::ReplyFailed)
+}
+
+/// Writes the SYN-ACK over the SYN.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "inlined; bundling them would only rename them"
+)]
+fn write(
+    ctx: &XdpContext,
+    packet: Packet,
+    family: Family,
+    l3: usize,
+    segment: &Segment,
+    draft: &Draft,
+    isn: u32,
+    window: u16,
+) -> Option<Verdict> {
+    let count = draft.option_words;
+    let tcp_len = HEADER_LEN + count * 4;
+    let l4 = l3
+        + match family {
+            Family::V4 => size_of::<Ipv4Header>(),
+            Family::V6 => size_of::<Ipv6Header>(),
+        };
+    let end = l4 + tcp_len;
+    let len = if end > FRAME_MIN { end } else { FRAME_MIN };
+    let mut packet = if packet.len() > len {
+        packet.cut(ctx, len)?
+    } else {
+        packet
+    };
+
+    let tuple = &segment.tuple;
+    let mut header = tcp::header(
+        tuple.dst_port,
+        tuple.src_port,
+        isn,
+        segment.seq.wrapping_add(1),
+        draft.flags,
+        count,
+        window,
+    );
+    let sum = draft
+        .words
+        .iter()
+        .fold(Sum::default().add(header), |sum, word| sum.add_word(*word));
+    header.checksum = tcp::pseudo_header(family, tuple.dst, tuple.src, tcp_len)
+        .add_sum(sum)
+        .checksum();
+
+    let eth = packet.get::<EthHeader>(0)?;
+    let macs = [eth.src, eth.dst];
+    packet.put(0, &macs)?;
+    match family {
+        Family::V4 => {
+            let src = tuple.dst.v4_word().to_le_bytes();
+            let dst = tuple.src.v4_word().to_le_bytes();
+            packet.put(l3, &Ipv4Header::tcp(src, dst, (end - l3) as u16))?;
+        }
+        Family::V6 => {
+            let src = [tuple.dst.hi.to_le_bytes(), tuple.dst.lo.to_le_bytes()];
+            let dst = [tuple.src.hi.to_le_bytes(), tuple.src.lo.to_le_bytes()];
+            packet.put(l3, &Ipv6Header::tcp(src, dst, tcp_len as u16))?;
+        }
+    }
+    packet.put(l4, &header)?;
+    for (i, word) in draft.words.iter().enumerate() {
+        if i < count {
+            packet.put(l4 + HEADER_LEN + i * 4, word)?;
+        }
+    }
+    Some(Verdict::SynAck)
+}
+
+/// Our clock for the timestamps of a connection, in milliseconds, even.
+#[inline(always)]
+pub(crate) fn clock(cookie: &Cookie) -> u32 {
+    // SAFETY: no arguments.
+    let jiffies = unsafe { bpf_jiffies64() } as u32;
+    (jiffies.wrapping_mul(MS_PER_JIFFY.load()) & !1).wrapping_add(cookie.timestamp_offset)
+}
+
+/// Whether the SYN's checksum is right. `options` is the sum of its options, if they are summed
+/// already.
+#[inline(always)]
+fn checksum_fits(
+    ctx: &XdpContext,
+    packet: &Packet,
+    family: Family,
+    segment: &Segment,
+    options: Option<Sum>,
+    progress: &mut MaybeUninit<Progress>,
+) -> bool {
+    let Some(header) = packet.get::<TcpHeader>(segment.l4) else {
+        return false;
+    };
+    let field = header.checksum;
+    let rest_len = segment.option_words * 4 + segment.payload_len;
+    let rest = match options {
+        Some(sum) if segment.payload_len == 0 => sum,
+        _ if rest_len == 0 => Sum::default(),
+        _ => match payload::sum(ctx, segment.l4 + HEADER_LEN, rest_len, progress) {
+            Some(sum) => sum,
+            None => return false,
+        },
+    };
+    let (src, dst) = (segment.tuple.src, segment.tuple.dst);
+    let pseudo = tcp::pseudo_header(family, src, dst, HEADER_LEN + rest_len);
+    tcp::checksum_fits(pseudo, Sum::default().add(*header).add_sum(rest), field)
+}
