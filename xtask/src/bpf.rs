@@ -46,6 +46,9 @@ pub(crate) fn configure(
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
+        // Packet headers lie at any alignment. Without this every field is put together from
+        // single bytes; the kernel allows wider reads wherever the machine does.
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".into(),
         format!("-Clinker={}", linker.display()),
     ];
     command
