@@ -17,13 +17,13 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     maps::Array,
-    programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
+    programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode},
 };
-use nix::{sys::prctl::set_timerslack, unistd::gettid};
+use nix::unistd::gettid;
 
 use self::{fate::SharedFate, template::Template};
 use crate::{
-    abi::TEMPLATE_WORDS,
+    abi::flood::{self, TEMPLATE_WORDS},
     link::ifindex,
     netns::Netns,
     object::Object,
@@ -34,19 +34,15 @@ use crate::{
 /// Longest a flood may be asked to last.
 pub const DURATION_MAX: Duration = Duration::from_secs(60);
 
-/// Frames per flush of the generator: well under the 256 slots of veth's receive ring, so that a
-/// receiver that keeps up on average loses nothing to bursts.
+/// Calls of the generator between two flushes of what it sent: well under the 256 slots of veth's
+/// receive ring.
 const BATCH: u32 = 64;
 
-/// Most frames per system call, which bounds how late a stop takes effect (some 5 ms).
-const CALL_FRAMES_MAX: u64 = 16_384;
+/// Calls of the generator per system call, which bounds how late a stop takes effect (some 10 ms).
+const CALLS: u32 = 65_536;
 
-/// When the generator is later than this it gives the missed frames up instead of sending them in a
-/// burst faster than the rate asked for.
-const LATE_MAX: Duration = Duration::from_millis(20);
-
-/// The lowest priority there is.
-const GENERATOR_NICE: i32 = 19;
+/// Behind client and server, but not starved by whatever else a machine does.
+const GENERATOR_NICE: i32 = 5;
 
 /// What kind of segment the flood consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,11 +193,10 @@ impl Drop for Flood {
 }
 
 /// Puts the calling thread where the generator must run: in the sender's namespace, on the sender's
-/// CPU, woken on time, and after everyone else: what it takes from the CPU it must not take from
-/// the client and the server, which on a real network do not share one with the attacker.
+/// CPU, and behind everyone else: what it takes from the CPU it must not take from the client and
+/// the server, which on a real network do not share one with the attacker.
 fn settle(netns: &Netns) -> Result<()> {
     netns.enter()?;
-    set_timerslack(1).context("cannot set the timer slack")?;
     set_nice(gettid(), GENERATOR_NICE)?;
     match busy_cpus() {
         Some((sender, _)) => pin_thread(gettid(), sender),
@@ -229,8 +224,12 @@ impl Generator {
             ("FLOOD_IP_SUM", template.ip_sum),
             ("FLOOD_TCP_SUM", template.tcp_sum),
         ];
+        let interval = interval(spec.rate);
         let mut object = Object::load_with(&globals, |loader| {
-            loader.override_global("FLOOD_SEED", &spec.seed, true);
+            loader
+                .override_global("FLOOD_SEED", &spec.seed, true)
+                .override_global("FLOOD_INTERVAL", &interval, true)
+                .override_global("FLOOD_COUNT_MAX", &spec.count_max, true);
         })?;
         let map = object
             .ebpf()
@@ -248,113 +247,45 @@ impl Generator {
     }
 
     fn send(&mut self, spec: &FloodSpec, shared: &Shared, fate: &mut SharedFate) -> Result<Sent> {
-        let program = self.object.xdp("lab_flood")?;
         let start = Instant::now();
-        let mut pace = Pace::new(spec.rate);
-        let mut frames = 0;
         loop {
-            let elapsed = start.elapsed();
-            let left = spec.count_max.saturating_sub(frames);
-            if left == 0 || elapsed >= spec.duration_max || shared.stop.load(Ordering::Relaxed) {
+            self.run()?;
+            let (frames, elapsed) = (self.sent()?, start.elapsed());
+            shared.frames.store(frames, Ordering::Relaxed);
+            fate.update()?;
+            let over = frames >= spec.count_max || elapsed >= spec.duration_max;
+            if over || shared.stop.load(Ordering::Relaxed) {
                 return Ok(Sent { frames, elapsed });
             }
-            fate.update()?;
-            match pace.due(elapsed) {
-                Due::Now(count) => {
-                    let count = count.min(left);
-                    run(program, &self.template, count)?;
-                    frames += count;
-                    shared.frames.store(frames, Ordering::Relaxed);
-                }
-                Due::In(wait) => thread::sleep(wait),
-            }
         }
     }
-}
 
-fn run(program: &mut Xdp, template: &[u8], count: u64) -> Result<()> {
-    let repeat = u32::try_from(count).context("too many frames for one call")?;
-    program
-        .test_run(TestRunOptions {
-            data_in: Some(template),
-            repeat,
+    fn run(&mut self) -> Result<()> {
+        let options = TestRunOptions {
+            data_in: Some(&self.template),
+            repeat: CALLS,
             attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
             ..TestRunOptions::default()
-        })
-        .context("the flood generator failed (live XDP frames need Linux 5.18)")?;
-    Ok(())
-}
-
-/// When how many frames are due.
-struct Pace {
-    rate: Option<u64>,
-    /// Frames sent or given up so far.
-    done: u64,
-}
-
-enum Due {
-    Now(u64),
-    In(Duration),
-}
-
-impl Pace {
-    fn new(rate: Option<u64>) -> Self {
-        Self { rate, done: 0 }
-    }
-
-    fn due(&mut self, elapsed: Duration) -> Due {
-        let Some(rate) = self.rate else {
-            return Due::Now(CALL_FRAMES_MAX);
         };
-        let target = frames_in(elapsed, rate);
-        let late = frames_in(LATE_MAX, rate).max(u64::from(BATCH));
-        self.done = self.done.max(target.saturating_sub(late));
-        let due = target - self.done.min(target);
-        // Below one batch per 10 ms, waiting for a full one would make the flood jerky.
-        let enough = u64::from(BATCH).min(rate / 100).max(1);
-        if due < enough {
-            return Due::In(Duration::from_secs_f64((enough - due) as f64 / rate as f64));
-        }
-        let count = due.min(CALL_FRAMES_MAX);
-        self.done += count;
-        Due::Now(count)
+        self.object
+            .xdp("lab_flood")?
+            .test_run(options)
+            .context("the flood generator failed (live XDP frames need Linux 5.18)")?;
+        Ok(())
+    }
+
+    fn sent(&mut self) -> Result<u64> {
+        let map = self
+            .object
+            .ebpf()
+            .map("FLOOD_STATE")
+            .context("no map FLOOD_STATE")?;
+        Ok(Array::<_, u64>::try_from(map)?.get(&flood::SENT, 0)?)
     }
 }
 
-fn frames_in(time: Duration, rate: u64) -> u64 {
-    (time.as_secs_f64() * rate as f64) as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sent_after(pace: &mut Pace, times_ms: impl Iterator<Item = u64>) -> u64 {
-        times_ms
-            .map(|ms| match pace.due(Duration::from_millis(ms)) {
-                Due::Now(count) => count,
-                Due::In(_) => 0,
-            })
-            .sum()
-    }
-
-    #[test]
-    fn the_pace_follows_the_rate() {
-        let mut pace = Pace::new(Some(100_000));
-        assert_eq!(sent_after(&mut pace, 1..=1000), 100_000);
-    }
-
-    #[test]
-    fn frames_missed_for_long_are_given_up() {
-        let mut pace = Pace::new(Some(100_000));
-        let burst = sent_after(&mut pace, std::iter::once(1000));
-        assert_eq!(burst, frames_in(LATE_MAX, 100_000));
-    }
-
-    #[test]
-    fn a_slow_pace_waits_and_then_sends() {
-        let mut pace = Pace::new(Some(10));
-        assert!(matches!(pace.due(Duration::from_millis(50)), Due::In(_)));
-        assert!(matches!(pace.due(Duration::from_millis(100)), Due::Now(1)));
-    }
+/// The time between two frames, in the generator's unit; 0 for none.
+fn interval(rate: Option<u64>) -> u64 {
+    const SECOND: u64 = 1_000_000_000 << flood::TIME_SHIFT;
+    rate.map_or(0, |rate| (SECOND / rate).max(1))
 }

@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, bail};
 
 use super::FloodKind;
-use crate::abi::{TEMPLATE_BYTES_MAX, TEMPLATE_WORDS, tcp_flag};
+use crate::abi::{
+    flood::{TEMPLATE_BYTES_MAX, TEMPLATE_WORDS},
+    tcp_flag,
+};
 
 /// A frame with every varying field zero.
 pub(super) struct Template {

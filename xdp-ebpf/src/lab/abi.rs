@@ -5,11 +5,23 @@
 /// else goes to the client.
 pub const ATTACKER_MAC: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x77, 0xfe];
 
-/// Words of the flood's template map.
-pub const TEMPLATE_WORDS: usize = 12;
-/// Longest template frame in bytes: Ethernet, IPv6 and a TCP header with 20 bytes of options take
-/// 94.
-pub const TEMPLATE_BYTES_MAX: usize = TEMPLATE_WORDS * 8;
+/// The flood generator's maps.
+pub mod flood {
+    /// Slot of `FLOOD_STATE`: frames sent so far.
+    pub const SENT: u32 = 0;
+    /// Slot of `FLOOD_STATE`: when the next frame is due.
+    pub const DUE: u32 = 1;
+    /// How many slots there are.
+    pub const COUNT: u32 = 2;
+    /// Times are in units of 2^-10 ns, so that a rate of millions per second is met exactly.
+    pub const TIME_SHIFT: u32 = 10;
+    /// Most frames sent at once to make up for lost time: half of veth's receive ring.
+    pub const BURST_MAX: u64 = 128;
+    /// Words of the template.
+    pub const TEMPLATE_WORDS: usize = 12;
+    /// Longest template in bytes: Ethernet, IPv6 and a TCP header with 20 bytes of options take 94.
+    pub const TEMPLATE_BYTES_MAX: usize = TEMPLATE_WORDS * 8;
+}
 
 /// Slots of the per-CPU counter array `LAB_COUNTERS`.
 pub mod counter {
