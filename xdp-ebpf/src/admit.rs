@@ -17,7 +17,7 @@ use xdp_common::{
     },
 };
 
-use crate::{answer, options, packet::Packet, scratch::Scratch, socket::Socket};
+use crate::{clock, options, packet::Packet, scratch::Scratch, socket::Socket};
 
 /// Whether the segment acknowledges a cookie of ours, be it the bare ACK or, if that was lost, the
 /// first data.
@@ -69,7 +69,7 @@ impl RequestAttrs {
             // The kernel starts the connection's clock here. Not the echo, which may be of an
             // earlier one of several SYN-ACKs: our timestamps must never run backwards (RFC 7323
             // 5.3).
-            rcv_tsecr: answer::clock(cookie),
+            rcv_tsecr: clock::timestamp(cookie),
             mss: offer.mss,
             rcv_wscale: service.window_scale,
             snd_wscale: match offer.window_scale {

@@ -2,11 +2,11 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{Global, helpers::generated::bpf_jiffies64, programs::XdpContext};
+use aya_ebpf::{Global, programs::XdpContext};
 use xdp_common::{
     abi::{Control, ServiceEntry},
     answer::Draft,
-    cookie::{self, Cookie, Family},
+    cookie::{self, Family},
     verdict::Verdict,
     wire::{
         Frame,
@@ -19,7 +19,7 @@ use xdp_common::{
 };
 
 use crate::{
-    options,
+    clock, options,
     packet::Packet,
     payload::{self, Progress},
     scratch::{self, Scratch},
@@ -28,10 +28,6 @@ use crate::{
 /// 1: the TCP checksum of a SYN is verified before it is answered.
 #[unsafe(no_mangle)]
 static CHECK_SYN_CHECKSUM: Global<u8> = Global::new(1);
-
-/// Milliseconds per jiffy, so that our timestamps tick like the kernel's (RFC 7323 5.4: 1 ms).
-#[unsafe(no_mangle)]
-static MS_PER_JIFFY: Global<u32> = Global::new(1);
 
 /// Shortest Ethernet frame without its check sequence (IEEE 802.3 3.2.8): padding up to here stays.
 const FRAME_MIN: usize = 60;
@@ -60,7 +56,7 @@ pub(crate) fn syn(
     let slot = control.key_slot & 1;
     let key = control.keys[slot as usize];
     let cookie = cookie::issue(family, key, slot, &segment.tuple, segment.seq, draft.data);
-    draft.stamp(clock(&cookie));
+    draft.stamp(clock::timestamp(&cookie));
     write(
         ctx,
         packet,
@@ -145,14 +141,6 @@ fn write(
         }
     }
     Some(Verdict::SynAck)
-}
-
-/// Our clock for the timestamps of a connection, in milliseconds, even.
-#[inline(always)]
-pub(crate) fn clock(cookie: &Cookie) -> u32 {
-    // SAFETY: no arguments.
-    let jiffies = unsafe { bpf_jiffies64() } as u32;
-    (jiffies.wrapping_mul(MS_PER_JIFFY.load()) & !1).wrapping_add(cookie.timestamp_offset)
 }
 
 /// Whether the SYN's checksum is right. `options` is the sum of its options, if they are summed

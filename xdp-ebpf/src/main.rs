@@ -6,6 +6,7 @@
 
 mod admit;
 mod answer;
+mod clock;
 mod closing;
 mod control;
 mod extensions;
@@ -21,7 +22,6 @@ mod stats;
 
 use aya_ebpf::{
     bindings::{TC_ACT_UNSPEC, xdp_action},
-    helpers::generated::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -326,8 +326,7 @@ fn admit_tcp(
 /// long a jiffy is; it is never attached.
 #[xdp]
 fn levee_jiffies(_ctx: XdpContext) -> u32 {
-    // SAFETY: no arguments.
-    unsafe { bpf_jiffies64() as u32 & 0x7fff_ffff }
+    clock::jiffies() & 0x7fff_ffff
 }
 
 /// A reachable panic is an endless loop, which the verifier refuses to load.
