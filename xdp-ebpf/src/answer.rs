@@ -114,9 +114,9 @@ fn write(
     let sum = draft
         .words
         .iter()
-        .fold(Sum::default().add(header), |sum, word| sum.add_word(*word));
+        .fold(Sum::default().with(header), |sum, word| sum.with_word(*word));
     header.checksum = tcp::pseudo_header(family, tuple.dst, tuple.src, tcp_len)
-        .add_sum(sum)
+        .with_sum(sum)
         .checksum();
 
     let eth = packet.get::<EthHeader>(0)?;
@@ -169,5 +169,5 @@ fn checksum_fits(
     };
     let (src, dst) = (segment.tuple.src, segment.tuple.dst);
     let pseudo = tcp::pseudo_header(family, src, dst, HEADER_LEN + rest_len);
-    tcp::checksum_fits(pseudo, Sum::default().add(*header).add_sum(rest), field)
+    tcp::checksum_fits(pseudo, Sum::default().with(*header).with_sum(rest), field)
 }

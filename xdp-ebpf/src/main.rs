@@ -38,6 +38,9 @@ use xdp_common::{
 
 use crate::{packet::Packet, scratch::Scratch, socket::Socket};
 
+/// Above every offset that [`eth::parse`] returns.
+const L3_MASK: usize = 31;
+
 /// Judges every packet that an interface receives.
 #[xdp]
 fn levee_xdp(ctx: XdpContext) -> u32 {
@@ -63,6 +66,7 @@ fn judge(ctx: &XdpContext, service: &mut Option<u16>) -> Result<Verdict, Verdict
     let control = control::get().ok_or(Verdict::NotIp)?;
     let scratch = scratch::get().ok_or(Verdict::NotIp)?;
     let (ether_type, l3) = eth::parse(&packet).ok_or(Verdict::NotIp)?;
+    let l3 = scratch::forget(&mut scratch.l3, l3) & L3_MASK;
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3);
@@ -267,6 +271,7 @@ fn admit_segment(ctx: &TcContext) -> Option<()> {
     let control = control::get()?;
     let scratch = scratch::get()?;
     let (ether_type, l3) = eth::parse(&packet)?;
+    let l3 = scratch::forget(&mut scratch.l3, l3) & L3_MASK;
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3).ok()?;

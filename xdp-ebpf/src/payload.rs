@@ -56,7 +56,7 @@ pub(crate) fn sum(
     Some(
         progress
             .sum
-            .add_word((word >> ((4 - left as u32) * 8 & 31)).to_le()),
+            .with_word((word >> ((4 - left as u32) * 8 & 31)).to_le()),
     )
 }
 
@@ -87,7 +87,7 @@ unsafe extern "C" fn step(_: u32, state: *mut State<'_>) -> i64 {
     let Some(word) = packet.get(packet::bounded(progress.at)) else {
         return 1;
     };
-    progress.sum = progress.sum.add_word(u32::from_ne_bytes(*word));
+    progress.sum = progress.sum.with_word(u32::from_ne_bytes(*word));
     progress.at += 4;
     0
 }

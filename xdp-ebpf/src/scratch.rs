@@ -19,6 +19,7 @@ use crate::payload::Progress;
 
 /// What one packet needs.
 pub(crate) struct Scratch {
+    pub(crate) l3: MaybeUninit<usize>,
     pub(crate) walk: MaybeUninit<Walk>,
     pub(crate) options: MaybeUninit<PackedOptions>,
     pub(crate) draft: MaybeUninit<Draft>,
