@@ -13,7 +13,11 @@ use aya::{
 };
 use nix::errno::Errno;
 
-use crate::{config::Attach, loader, netlink::link::Link};
+use crate::{
+    config::Attach,
+    loader,
+    netlink::link::{self, Link},
+};
 
 /// How the XDP program ended up attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +55,8 @@ pub struct Attachment {
     pub mode: Mode,
     /// The kernel's id of the XDP program.
     pub program_id: u32,
-    // Dropped first: SYNs are no longer answered.
-    _xdp: XdpLink,
-    // Dropped last: until then, whoever was answered is admitted.
+    // `None` once detached. Before `_tc`, and so dropped first.
+    xdp: Option<XdpLink>,
     _tc: SchedClassifierLink,
 }
 
@@ -66,7 +69,7 @@ impl Attachment {
     pub fn new(ebpf: &mut Ebpf, link: &Link, attach: Attach) -> Result<Self> {
         let tc = attach_tc(ebpf, link)?;
         let (xdp, mode) = match attach {
-            Attach::Native => (attach_xdp(ebpf, link, Mode::Native)?, Mode::Native),
+            Attach::Native => (attach_native(ebpf, link)?, Mode::Native),
             Attach::Generic => (attach_xdp(ebpf, link, Mode::Generic)?, Mode::Generic),
             Attach::Auto => attach_auto(ebpf, link)?,
         };
@@ -74,9 +77,15 @@ impl Attachment {
             link: link.clone(),
             mode,
             program_id: loader::xdp_program(ebpf)?.info()?.id(),
-            _xdp: xdp,
+            xdp: Some(xdp),
             _tc: tc,
         })
+    }
+
+    /// Detaches the XDP program: SYNs are no longer answered, but whoever was answered is still
+    /// admitted, until this is dropped.
+    pub fn stop_answering(&mut self) {
+        self.xdp = None;
     }
 }
 
@@ -93,7 +102,28 @@ fn attach_tc(ebpf: &mut Ebpf, link: &Link) -> Result<SchedClassifierLink> {
     Ok(program.take_link(id)?)
 }
 
+fn attach_native(ebpf: &mut Ebpf, link: &Link) -> Result<XdpLink> {
+    if loses_answers(link) {
+        log::warn!(
+            "{}: the other end of this veth pair has no XDP program: until it has, the kernel \
+             loses what levee answers",
+            link.name
+        );
+    }
+    attach_xdp(ebpf, link, Mode::Native)
+}
+
 fn attach_auto(ebpf: &mut Ebpf, link: &Link) -> Result<(XdpLink, Mode)> {
+    if loses_answers(link) {
+        log::warn!(
+            "{0}: the other end of this veth pair has no XDP program, without which the kernel \
+             loses what is answered in the driver. levee attaches in generic mode, several times \
+             slower. For native mode, attach any program there first (xdp-loader load -m native \
+             PEER -s xdp_pass ...), then restart levee",
+            link.name
+        );
+        return Ok((attach_xdp(ebpf, link, Mode::Generic)?, Mode::Generic));
+    }
     let error = match attach_xdp(ebpf, link, Mode::Native) {
         Ok(xdp) => return Ok((xdp, Mode::Native)),
         Err(error) if is_driver_limit(&error) => error,
@@ -109,6 +139,21 @@ fn attach_auto(ebpf: &mut Ebpf, link: &Link) -> Result<(XdpLink, Mode)> {
     );
     let xdp = attach_xdp(ebpf, link, Mode::Generic)?;
     Ok((xdp, Mode::Generic))
+}
+
+/// Whether frames that a program in the driver answers would not arrive: a veth's other end takes
+/// them only if it runs an XDP program itself (`veth_xdp_flush` in drivers/net/veth.c).
+fn loses_answers(link: &Link) -> bool {
+    let Some(peer) = link.peer else {
+        return false;
+    };
+    match link::peer(peer) {
+        Ok(peer) => peer.xdp.is_empty(),
+        Err(error) => {
+            log::debug!("{}: {error:#}", link.name);
+            true
+        }
+    }
 }
 
 /// Whether generic mode may work where native mode failed.

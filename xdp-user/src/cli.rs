@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::{
+    check,
     config::{CONTROL_SOCKET, Config, Flags, METRICS_LISTEN, SECRET_FILE},
     controller,
     ctl::{self, Request, Response},
@@ -94,7 +95,7 @@ struct RunArgs {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(args),
-        Command::Check { config } => check(&config),
+        Command::Check { config } => check::report(&config).and_then(|text| print(&text)),
         Command::Status { json, socket } => status(&socket.socket, json),
         Command::Reload { socket } => reload(&socket.socket),
     };
@@ -121,33 +122,14 @@ fn run(args: RunArgs) -> Result<()> {
         .into_config()?,
     };
     // One thread does all the work there is; the start runs on another beside it.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the asynchronous runtime")?
-        .block_on(controller::run(config, args.config))
-}
-
-fn check(file: &Path) -> Result<()> {
-    let config = Config::read(file)?;
-    let mut text = format!("{}: valid\n", file.display());
-    for interface in &config.interfaces {
-        text += &format!(
-            "interface {}: {}\n",
-            interface.name,
-            interface.attach.label()
-        );
-    }
-    for service in &config.services {
-        text += &format!("service {}: {}\n", service.name, service.address);
-    }
-    text += &match config.metrics_listen {
-        Some(address) => format!("metrics: http://{address}/metrics\n"),
-        None => "metrics: off\n".into(),
-    };
-    text += &format!("secret file: {}\n", config.secret_file.display());
-    text += &format!("control socket: {}\n", config.control_socket.display());
-    print(&text)
+        .context("cannot start the asynchronous runtime")?;
+    let result = runtime.block_on(controller::run(config, args.config));
+    // A start that was interrupted is not waited for: the kernel drops what it had made.
+    runtime.shutdown_background();
+    result
 }
 
 fn status(socket: &Path, json: bool) -> Result<()> {

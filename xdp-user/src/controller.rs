@@ -13,12 +13,12 @@ use tokio::{
 use crate::{
     config::Config,
     ctl::{self, Command, ControlSocket},
-    http, listening,
+    http,
     log_output::DatapathMessages,
     netlink::link,
     reload::Reloader,
     shared::{Running, Shared},
-    startup,
+    startup, warnings,
 };
 
 /// How often keys and clock are written: the clock counts seconds.
@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Ticks between two looks at whether the interfaces still have the program.
 const LINK_CHECK_TICKS: u64 = 5;
+
+/// How long clients that were answered may still be admitted when levee stops: a round trip.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Reload requests that wait for the one being done.
 const COMMANDS_MAX: usize = 8;
@@ -36,47 +39,81 @@ const COMMANDS_MAX: usize = 8;
 /// # Errors
 /// Says what keeps levee from starting. Once it runs, it stops only when it is told to.
 pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
-    let mut signals = Signals::new()?;
+    let mut reload = on(SignalKind::hangup())?;
+    let mut signals = StopSignals::new()?;
     let shared = Arc::new(Shared::new());
-    let prepared = startup::prepare(config.clone())?;
-    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let socket = ControlSocket::bind(&config.control_socket)?;
-    let control = Task::spawn(ctl::serve(socket, Arc::clone(&shared), sender));
-    let metrics = match config.metrics_listen {
-        Some(address) => {
-            let listener = http::bind(address).await?;
-            Some(Task::spawn(http::serve(listener, Arc::clone(&shared))))
-        }
-        None => None,
+    let mut started = tokio::select! {
+        started = start(&config, &shared) => started?,
+        () = signals.stop() => return Ok(()),
     };
-    let mut loaded = task::spawn_blocking(|| prepared.load()).await??;
-    let mut messages = DatapathMessages::take(&mut loaded.ebpf)?;
-    let running = loaded.attach()?;
-    introduce(&config, &running);
-    shared.run(running);
-    listening::warn(&config.services);
     let mut reloader = Reloader::new(config, file, Arc::clone(&shared));
-    let upkeep = Upkeep {
-        shared: &shared,
-        messages: &mut messages,
-        ticks: 0,
-    };
-    keep_going(upkeep, &mut signals, commands, &mut reloader).await;
-    shared.stop();
-    messages.flush();
-    log::info!("detached from all interfaces; the kernel answers SYNs itself again");
-    for task in [Some(control), metrics].into_iter().flatten() {
+    tokio::select! {
+        () = keep_going(&shared, &mut started, &mut reload, &mut reloader) => {}
+        () = signals.stop() => {}
+    }
+    stop(&shared, &mut signals).await;
+    started.messages.flush();
+    for task in started.tasks {
         task.end().await;
     }
     Ok(())
 }
 
+/// What a levee that runs needs, besides what is shared.
+struct Started {
+    messages: DatapathMessages,
+    commands: mpsc::Receiver<Command>,
+    tasks: Vec<Task>,
+}
+
+async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
+    let prepared = startup::prepare(config.clone())?;
+    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let socket = ControlSocket::bind(&config.control_socket)?;
+    let mut tasks = vec![Task::spawn(ctl::serve(socket, Arc::clone(shared), sender))];
+    if let Some(address) = config.metrics_listen {
+        let listener = http::bind(address).await?;
+        tasks.push(Task::spawn(http::serve(listener, Arc::clone(shared))));
+    }
+    let mut loaded = task::spawn_blocking(|| prepared.load()).await??;
+    let messages = DatapathMessages::take(&mut loaded.ebpf)?;
+    let running = loaded.attach()?;
+    introduce(config, &running);
+    shared.run(running);
+    warnings::log_unreachable(&config.services);
+    Ok(Started {
+        messages,
+        commands,
+        tasks,
+    })
+}
+
+async fn stop(shared: &Shared, signals: &mut StopSignals) {
+    let Some(mut running) = shared.stop() else {
+        return;
+    };
+    running.stop_answering();
+    tokio::select! {
+        () = time::sleep(LINGER) => {}
+        () = signals.stop() => {}
+    }
+    drop(running);
+    log::info!("detached from all interfaces; the kernel answers SYNs itself again");
+}
+
+/// Does what is due, until it is dropped.
 async fn keep_going(
-    mut upkeep: Upkeep<'_>,
-    signals: &mut Signals,
-    mut commands: mpsc::Receiver<Command>,
+    shared: &Shared,
+    started: &mut Started,
+    reload: &mut Signal,
     reloader: &mut Reloader,
 ) {
+    let mut upkeep = Upkeep {
+        shared,
+        messages: &mut started.messages,
+        ticks: 0,
+    };
+    let commands = &mut started.commands;
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -90,12 +127,10 @@ async fn keep_going(
                     }
                 }
             },
-            _ = signals.reload.recv() => {
+            _ = reload.recv() => {
                 // The reloader logs what came of it.
                 let _ = reloader.reload().await;
             }
-            _ = signals.interrupt.recv() => return log::info!("SIGINT: stopping"),
-            _ = signals.terminate.recv() => return log::info!("SIGTERM: stopping"),
         }
     }
 }
@@ -125,11 +160,10 @@ impl Upkeep<'_> {
     /// True when a new epoch of keys began.
     fn update(&self) -> Result<bool> {
         let unix_s = startup::unix_s()?;
-        // Wraps after 136 years; the data path takes differences.
-        let clock_s = self.shared.uptime_s() as u32;
+        let uptime_s = self.shared.uptime_s() as u32;
         let updated = self.shared.with(|running| {
             running.measure_rates()?;
-            running.protection.tick(unix_s, clock_s)
+            running.protection.tick(unix_s, uptime_s)
         });
         updated.unwrap_or(Ok(false))
     }
@@ -154,12 +188,16 @@ fn introduce(config: &Config, running: &Running) {
             attachment.link.mtu,
             attachment.mode.label()
         );
+        if !attachment.link.up {
+            let name = &attachment.link.name;
+            log::warn!("{name} is down: nothing comes in there until `ip link set {name} up`");
+        }
     }
     let names: Vec<_> = config.services.iter().map(|s| s.name.as_str()).collect();
     log::info!(
         "protecting {} service(s): {}",
         names.len(),
-        listening::first(&names)
+        warnings::first(&names)
     );
     match config.metrics_listen {
         Some(address) => log::info!("metrics at http://{address}/metrics"),
@@ -171,20 +209,31 @@ fn introduce(config: &Config, running: &Running) {
     );
 }
 
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    reload: Signal,
+fn on(kind: SignalKind) -> Result<Signal> {
+    signal(kind).context("cannot handle signals")
 }
 
-impl Signals {
+/// The signals that ask levee to stop.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
     fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context("cannot handle signals");
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
-            reload: on(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for a signal to stop.
+    async fn stop(&mut self) {
+        let name = tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        };
+        log::info!("{name}: stopping");
     }
 }
 

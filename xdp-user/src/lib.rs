@@ -5,6 +5,7 @@
 //! nothing per packet or per connection; what the data path needs, it writes ahead of time.
 
 pub mod attach;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod controller;
@@ -14,7 +15,6 @@ pub mod http;
 pub mod jiffies;
 pub mod keys;
 pub mod kfunc;
-pub mod listening;
 pub mod loader;
 pub mod log_output;
 pub mod metrics;
@@ -28,3 +28,4 @@ pub mod services;
 pub mod shared;
 pub mod snapshot;
 pub mod startup;
+pub mod warnings;

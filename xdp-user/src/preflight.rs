@@ -67,6 +67,14 @@ impl Facts {
     /// Names everything that is missing, and the kernel version that has it.
     pub fn check(&self) -> Result<Kernel> {
         self.check_capabilities()?;
+        self.check_kernel()
+    }
+
+    /// Judges the kernel, whatever this process may do with it.
+    ///
+    /// # Errors
+    /// Names every feature that is missing, and the kernel version that has it.
+    pub fn check_kernel(&self) -> Result<Kernel> {
         let release = &self.kernel_release;
         let btf = self.btf.as_ref().map_err(|error| {
             anyhow!(
@@ -86,8 +94,8 @@ impl Facts {
         match btf.assign_tcp_reqsk {
             Some(assign_tcp_reqsk) if missing.is_empty() => Ok(Kernel { assign_tcp_reqsk }),
             _ => bail!(
-                "this kernel ({release}) is too old to protect a server on this machine: it lacks \
-                 {}. Without root, `levee check` still works on it.",
+                "this kernel ({release}) is too old to protect a server that runs on it: it lacks \
+                 {}. This version of levee has no other mode; `levee check` still works here",
                 missing.join(" and ")
             ),
         }
@@ -138,7 +146,7 @@ impl BtfFacts {
 /// `program_name` gives the name of a loaded eBPF program by its id.
 ///
 /// # Errors
-/// Names an interface that does not exist, with those that do; one that another XDP program is
+/// Names an interface that does not exist, with those that do; one that is not Ethernet; one that another XDP program is
 /// attached to, with that program; and two that would share counters.
 pub fn resolve<'a>(
     wanted: &[config::Interface],
@@ -155,6 +163,10 @@ pub fn resolve<'a>(
                 names.join(", ")
             );
         };
+        ensure!(
+            link.ethernet,
+            "{name} is no Ethernet interface: levee reads Ethernet frames only"
+        );
         check_free(link, &program_name)?;
         let slot = |link: &Link| iface_slot(link.index);
         if let Some(other) = found.iter().find(|other| slot(other) == slot(link)) {

@@ -25,6 +25,9 @@ use crate::{
 /// second is to cover.
 pub const GRACE: Duration = Duration::from_secs(1);
 
+/// What the data path's clock starts at. Not 0, which it keeps for "never".
+pub const CLOCK_START_S: u32 = 1;
+
 /// A running data path, as far as it is told what to do.
 #[derive(Debug)]
 pub struct Protection {
@@ -63,7 +66,7 @@ impl Protection {
             generation: 0,
             key_slot: slot,
             epoch,
-            clock_s: 0,
+            clock_s: CLOCK_START_S,
         };
         datapath.set_control(&control)?;
         Ok(Self {
@@ -78,13 +81,14 @@ impl Protection {
         })
     }
 
-    /// Puts the keys of the time in force, and sets the data path's clock. To be called once a
-    /// second; `clock_s` is monotonic. True when a new epoch began.
+    /// Puts the keys of the time in force, and sets the data path's clock to `uptime_s` seconds
+    /// behind its start. To be called once a second. True when a new epoch began.
     ///
     /// # Errors
     /// Fails when the kernel refuses a write.
-    pub fn tick(&mut self, unix_s: u64, clock_s: u32) -> Result<bool> {
-        self.control.clock_s = clock_s;
+    pub fn tick(&mut self, unix_s: u64, uptime_s: u32) -> Result<bool> {
+        // The data path takes differences only, so that it may wrap after 136 years.
+        self.control.clock_s = uptime_s.wrapping_add(CLOCK_START_S);
         self.datapath.set_control(&self.control)?;
         let schedule = Schedule::at(unix_s);
         let held = KeyState {

@@ -9,11 +9,10 @@ use tokio::time;
 use crate::{
     config::{Config, Service},
     ctl::Reloaded,
-    listening,
     netlink::link::links,
     offer::KernelOffer,
     shared::{Running, Shared},
-    startup,
+    startup, warnings,
 };
 
 /// Does the reloads, one after the other.
@@ -46,7 +45,7 @@ impl Reloader {
         match &result {
             Ok(reloaded) => {
                 report(reloaded);
-                listening::warn(&self.config.services);
+                warnings::log_unreachable(&self.config.services);
             }
             Err(error) => {
                 log::error!("reload failed, the configuration before it stays in force: {error:#}");

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -75,9 +76,12 @@ impl Shared {
         *self.lock() = State::Running(Box::new(running));
     }
 
-    /// Detaches from the interfaces.
-    pub fn stop(&self) {
-        *self.lock() = State::Stopping;
+    /// levee is no longer running from now on. `None` when it was not.
+    pub fn stop(&self) -> Option<Box<Running>> {
+        match mem::replace(&mut *self.lock(), State::Stopping) {
+            State::Running(running) => Some(running),
+            State::Starting | State::Stopping => None,
+        }
     }
 
     /// Works on the running levee; `None` when it is not running.
@@ -95,7 +99,7 @@ impl Shared {
     pub fn readiness(&self) -> Result<(), String> {
         match &*self.lock() {
             State::Starting => Err("starting: not attached yet".into()),
-            State::Stopping => Err("stopping: detached".into()),
+            State::Stopping => Err("stopping: SYNs are no longer answered by levee".into()),
             State::Running(running) => running.readiness(),
         }
     }
@@ -146,6 +150,14 @@ impl Running {
         self.interfaces
             .iter()
             .map(|interface| &interface.attachment)
+    }
+
+    /// Detaches the XDP programs: SYNs are no longer answered, but whoever was answered is still
+    /// admitted, until this is dropped.
+    pub fn stop_answering(&mut self) {
+        for interface in &mut self.interfaces {
+            interface.attachment.stop_answering();
+        }
     }
 
     /// Takes the packets of the last second. To be called once a second.

@@ -10,6 +10,7 @@ use crate::{
     attach::Attachment,
     config::Config,
     datapath::Datapath,
+    kfunc::ASSIGN_TCP_REQSK,
     loader::Object,
     netlink::link::{Link, links},
     offer::{KernelOffer, Sysctls},
@@ -24,6 +25,7 @@ use crate::{
 pub struct Prepared {
     config: Config,
     kernel: Kernel,
+    kernel_release: String,
     links: Vec<Link>,
     secret: Secret,
 }
@@ -42,7 +44,8 @@ pub struct Loaded {
 /// # Errors
 /// Says what is missing, wrong or in the way.
 pub fn prepare(config: Config) -> Result<Prepared> {
-    let kernel = Facts::gather()?.check()?;
+    let facts = Facts::gather()?;
+    let kernel = facts.check()?;
     let all = links()?;
     let links = preflight::resolve(&config.interfaces, &all, program_name)?;
     let links = links.into_iter().cloned().collect();
@@ -50,6 +53,7 @@ pub fn prepare(config: Config) -> Result<Prepared> {
     Ok(Prepared {
         config,
         kernel,
+        kernel_release: facts.kernel_release,
         links,
         secret,
     })
@@ -62,6 +66,11 @@ impl Prepared {
     /// # Errors
     /// Says what the kernel refuses.
     pub fn load(self) -> Result<Loaded> {
+        log::info!(
+            "kernel {} has what it takes: {} and tcx; loading the programs",
+            self.kernel_release,
+            ASSIGN_TCP_REQSK.name
+        );
         let object = Object::new(self.kernel)?;
         let mut ebpf = object.load(self.config.verify_syn_checksum)?;
         let datapath = Datapath::take(&mut ebpf)?;

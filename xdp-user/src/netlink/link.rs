@@ -1,9 +1,12 @@
 //! Network interfaces.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
+    link::{
+        InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        XdpAttached,
+    },
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -16,8 +19,23 @@ pub struct Link {
     pub name: String,
     /// MTU, bytes.
     pub mtu: u32,
+    /// Whether its frames are Ethernet's.
+    pub ethernet: bool,
+    /// Whether it is set up (`ip link set ... up`).
+    pub up: bool,
     /// Ids of the XDP programs attached to it, by any mode.
     pub xdp: Vec<u32>,
+    /// Where the other end of a veth pair is; `None` for any other interface.
+    pub peer: Option<Peer>,
+}
+
+/// Where an interface is that another one is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its index there.
+    pub index: u32,
+    /// This network namespace's number for the one it is in; `None` for the same.
+    pub netns: Option<i32>,
 }
 
 /// The interfaces of this network namespace.
@@ -34,21 +52,54 @@ pub fn links() -> Result<Vec<Link>> {
     Ok(links.collect())
 }
 
+/// The other end of a veth pair, also if it is in another network namespace.
+///
+/// # Errors
+/// Fails when the kernel does not answer, as to a process with no rights in that namespace.
+pub fn peer(peer: Peer) -> Result<Link> {
+    let mut request = LinkMessage::default();
+    request.header.index = peer.index;
+    request
+        .attributes
+        .extend(peer.netns.map(LinkAttribute::IfNetnsId));
+    let request = RouteNetlinkMessage::GetLink(request);
+    match super::get(NETLINK_ROUTE, request).context("cannot examine the veth's other end")? {
+        RouteNetlinkMessage::NewLink(message) => Ok(message.into()),
+        other => bail!("the kernel answers another question: {other:?}"),
+    }
+}
+
 impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let mut link = Self {
             index: message.header.index,
             name: String::new(),
             mtu: 0,
+            // Loopback frames have Ethernet's header.
+            ethernet: matches!(
+                message.header.link_layer_type,
+                LinkLayerType::Ether | LinkLayerType::Loopback
+            ),
+            up: message.header.flags.contains(LinkFlags::Up),
             xdp: Vec::new(),
+            peer: None,
         };
+        let (mut veth, mut lower, mut netns) = (false, None, None);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Xdp(attributes) => link.xdp = program_ids(&attributes),
+                LinkAttribute::LinkInfo(info) => {
+                    veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                }
+                LinkAttribute::Link(index) => lower = Some(index),
+                LinkAttribute::LinkNetNsId(id) => netns = Some(id),
                 _ => {}
             }
+        }
+        if veth {
+            link.peer = lower.map(|index| Peer { index, netns });
         }
         link
     }
@@ -81,7 +132,18 @@ mod tests {
     fn the_loopback_interface_is_there() {
         let links = links().unwrap();
         let lo = links.iter().find(|link| link.name == "lo").unwrap();
-        assert_eq!((lo.index, lo.mtu), (1, 65_536));
+        let expected = Link {
+            index: 1,
+            name: "lo".into(),
+            mtu: 65_536,
+            ethernet: true,
+            up: lo.up,
+            xdp: Vec::new(),
+            peer: None,
+        };
+        assert_eq!(*lo, expected);
+        let index = lo.index;
+        assert_eq!(peer(Peer { index, netns: None }).unwrap(), *lo);
     }
 
     #[test]

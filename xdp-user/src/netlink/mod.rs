@@ -3,19 +3,37 @@
 
 use anyhow::{Context as _, Result, bail};
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 
 pub mod link;
 pub mod listener;
+pub mod route;
 
 /// Datagrams read for one question, so that a kernel that never ends its answer ends it here.
 const DATAGRAMS_MAX: usize = 65_536;
 
-/// Sends a dump request and returns every answer.
+/// Asks for all there is of something.
 fn dump<M>(protocol: isize, request: M) -> Result<Vec<M>>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+{
+    ask(protocol, request, NLM_F_REQUEST | NLM_F_DUMP)
+}
+
+/// Asks for one thing.
+fn get<M>(protocol: isize, request: M) -> Result<M>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+{
+    let answers = ask(protocol, request, NLM_F_REQUEST | NLM_F_ACK)?;
+    answers.into_iter().next().context("no netlink answer")
+}
+
+/// Sends a request and returns every answer.
+fn ask<M>(protocol: isize, request: M, flags: u16) -> Result<Vec<M>>
 where
     M: NetlinkSerializable + NetlinkDeserializable,
 {
@@ -23,7 +41,7 @@ where
     socket.bind_auto().context("cannot bind a netlink socket")?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    header.flags = flags;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -48,6 +66,8 @@ fn read_datagram<M: NetlinkDeserializable>(datagram: &[u8], answers: &mut Vec<M>
         match message.payload {
             NetlinkPayload::InnerMessage(answer) => answers.push(answer),
             NetlinkPayload::Done(_) => return Ok(true),
+            // An error of none is the acknowledgement.
+            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()).context("netlink answer"),
             _ => {}
         }

@@ -87,7 +87,10 @@ fn link(index: u32, name: &str, xdp: &[u32]) -> Link {
         index,
         name: name.into(),
         mtu: 1500,
+        ethernet: name != "tun0",
+        up: true,
         xdp: xdp.into(),
+        peer: None,
     }
 }
 
@@ -109,7 +112,12 @@ fn interfaces_are_found_in_the_order_configured() {
 
 #[test]
 fn unknown_occupied_and_colliding_interfaces_are_refused() {
-    let links = [link(1, "lo", &[]), link(2, "a", &[77]), link(65, "c", &[])];
+    let links = [
+        link(1, "lo", &[]),
+        link(2, "a", &[77]),
+        link(65, "c", &[]),
+        link(3, "tun0", &[]),
+    ];
     let refusal = |names: &[&str], name: Option<&str>| {
         let name = |_| name.map(Into::into);
         resolve(&wanted(names), &links, name)
@@ -118,8 +126,10 @@ fn unknown_occupied_and_colliding_interfaces_are_refused() {
     };
     assert_eq!(
         refusal(&["x"], None),
-        "there is no interface \"x\"; there are: lo, a, c"
+        "there is no interface \"x\"; there are: lo, a, c, tun0"
     );
+    let text = refusal(&["tun0"], None);
+    assert!(text.starts_with("tun0 is no Ethernet interface"), "{text}");
     let text = refusal(&["a"], Some("xdp_filter"));
     assert!(
         text.contains("attached to a already: \"xdp_filter\" (id 77)"),

@@ -52,6 +52,13 @@ impl Lab {
         }
     }
 
+    /// Another directory in the namespace of `_lab`.
+    pub(crate) fn beside(_lab: &Self) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
     /// A path in this lab's directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

@@ -126,6 +126,27 @@ fn a_bad_configuration() {
 }
 
 #[test]
+fn a_check_tells_what_does_not_go_with_this_machine() {
+    let lab = Lab::new();
+    let config = lab.write_config(
+        "[[interface]]\nname = \"lv0\"\n[[interface]]\nname = \"eth9\"\n\
+         [[service]]\naddress = \"192.0.2.1:80\"\n[[service]]\naddress = \"192.0.2.9:80\"\n",
+    );
+    let output = levee("check --config").arg(&config).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let notes: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("note: "))
+        .collect();
+    let expected = [
+        "note: on this machine, there is no interface \"eth9\"",
+        "note: on this machine, these service addresses are not assigned: 192.0.2.9",
+    ];
+    assert_eq!(notes, expected, "{text}");
+}
+
+#[test]
 fn a_status_of_nothing() {
     let lab = Lab::new();
     let text = refusal(levee("status --socket").arg(lab.path("levee.sock")));

@@ -8,12 +8,19 @@ use std::{
 };
 
 use crate::common::{Lab, MultipathListener, eventually, get, ip, levee, link, metric, refusal};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 #[test]
 fn attaches_serves_and_detaches() {
     let lab = Lab::new();
-    let running = lab.start(&mut lab.run_flags(""));
+    let config = lab.write_config(
+        "[[interface]]\nname = \"lv0\"\nmode = \"native\"\n\
+         [[service]]\naddress = \"192.0.2.1:80\"\n",
+    );
+    let running = lab.start(&mut lab.run_config(&config));
     assert_eq!(link("lv0").xdp.len(), 1);
     assert!(link("lv1").xdp.is_empty());
     let secret = fs::metadata(lab.path("secret")).unwrap();
@@ -133,6 +140,41 @@ fn a_driver_without_xdp_gets_the_generic_mode_and_a_warning() {
     );
 }
 
+/// In the driver, a veth delivers what is answered only to a peer with an XDP program.
+#[test]
+fn a_veth_is_native_when_its_other_end_can_take_the_answers() {
+    let lab = Lab::new();
+    let mut command = lab.run_flags("--metrics off");
+    let running = lab.start(&mut command);
+    assert_eq!(running.status().interfaces[0].mode, "generic");
+    let expected = "lv0: the other end of this veth pair has no XDP program";
+    assert!(running.log().contains(expected), "{}", running.log());
+    running.end(Signal::SIGTERM);
+
+    let other = Lab::beside(&lab);
+    let mut at_peer = levee("run --iface lv1 --protect 192.0.2.1:80 --metrics off");
+    at_peer.arg("--secret-file").arg(other.path("secret"));
+    at_peer
+        .arg("--control-socket")
+        .arg(other.path("levee.sock"));
+    let _at_peer = other.start(&mut at_peer);
+    let running = lab.start(&mut command);
+    assert_eq!(running.status().interfaces[0].mode, "native");
+    assert!(!running.log().contains(expected), "{}", running.log());
+}
+
+#[test]
+fn a_start_can_be_interrupted() {
+    let lab = Lab::new();
+    let mut run = lab.run_flags("").stderr(Stdio::null()).spawn().unwrap();
+    eventually("it has begun", || lab.path("levee.sock").exists());
+    kill(Pid::from_raw(run.id().cast_signed()), Signal::SIGINT).unwrap();
+    eventually("it has ended", || run.try_wait().unwrap().is_some());
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert!(link("lv0").xdp.is_empty());
+    assert!(!lab.path("levee.sock").exists());
+}
+
 #[test]
 fn a_lost_interface_is_reported() {
     let lab = Lab::new();
@@ -161,14 +203,19 @@ fn listeners_that_admit_nobody_are_warned_about() {
     let lab = Lab::new();
     let _plain = std::net::TcpListener::bind("192.0.2.1:81").unwrap();
     let _multipath = MultipathListener::new("192.0.2.1", 82);
-    let flags = "--protect 192.0.2.1:81 --protect 192.0.2.1:82";
+    let flags = "--protect 192.0.2.1:81 --protect 192.0.2.1:82 --protect 192.0.2.9:80";
     let running = lab.start(&mut lab.run_flags(flags));
     eventually("warned", || running.log().contains("Multipath"));
     let log = running.log();
-    assert!(log.contains("nobody listens on 192.0.2.1:80"), "{log}");
-    assert!(!log.contains("192.0.2.1:81 in"), "{log}");
+    assert!(log.contains("192.0.2.1:80 has no server"), "{log}");
+    let mut warned = log.lines().filter(|line| line.contains("WARN"));
+    assert!(!warned.any(|line| line.contains("192.0.2.1:81")), "{log}");
     assert!(
-        log.contains("on 192.0.2.1:82 listens with Multipath TCP"),
+        log.contains("192.0.2.9:80 is no address of this machine"),
+        "{log}"
+    );
+    assert!(
+        log.contains("192.0.2.1:82 has a server that listens with Multipath TCP"),
         "{log}"
     );
 }

@@ -1,0 +1,89 @@
+//! `levee check`: what can be said of a configuration without root, and without changing anything.
+
+use std::{fmt::Write as _, io, path::Path};
+
+use anyhow::Result;
+
+use crate::{
+    config::Config,
+    netlink::{link::links, route::is_local},
+    preflight::Facts,
+    secret::Secret,
+    warnings,
+};
+
+/// A summary of a valid configuration file, and what on this machine does not go with it: it may
+/// have been written for another one.
+///
+/// # Errors
+/// As [`Config::read`].
+pub fn report(file: &Path) -> Result<String> {
+    let config = Config::read(file)?;
+    let mut text = summary(file, &config)?;
+    for note in notes(&config) {
+        writeln!(text, "note: on this machine, {note}")?;
+    }
+    Ok(text)
+}
+
+fn summary(file: &Path, config: &Config) -> Result<String> {
+    let mut text = format!("{}: valid\n", file.display());
+    for interface in &config.interfaces {
+        let mode = interface.attach.label();
+        writeln!(text, "interface {}: mode {mode}", interface.name)?;
+    }
+    for service in &config.services {
+        writeln!(text, "service {}: {}", service.name, service.address)?;
+    }
+    match config.metrics_listen {
+        Some(address) => writeln!(text, "metrics: http://{address}/metrics")?,
+        None => writeln!(text, "metrics: off")?,
+    }
+    writeln!(text, "secret file: {}", config.secret_file.display())?;
+    writeln!(text, "control socket: {}", config.control_socket.display())?;
+    Ok(text)
+}
+
+fn notes(config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Err(error) = Facts::gather().and_then(|facts| facts.check_kernel().map(drop)) {
+        notes.push(format!("{error:#}"));
+    }
+    notes.extend(interface_notes(config));
+    let addresses = config.services.iter().map(|service| service.address.ip());
+    let foreign: Vec<_> = addresses
+        .filter(|ip| !is_local(*ip))
+        .map(|ip| ip.to_string())
+        .collect();
+    if !foreign.is_empty() {
+        let foreign = warnings::first(&foreign);
+        notes.push(format!(
+            "these service addresses are not assigned: {foreign}"
+        ));
+    }
+    notes.extend(secret_note(&config.secret_file));
+    notes
+}
+
+fn interface_notes(config: &Config) -> Vec<String> {
+    let links = match links() {
+        Ok(links) => links,
+        Err(error) => return vec![format!("{error:#}")],
+    };
+    let is_missing = |name: &str| !links.iter().any(|link| link.name == name);
+    let names = config.interfaces.iter().map(|i| i.name.as_str());
+    let missing = names.filter(|name| is_missing(name));
+    missing
+        .map(|name| format!("there is no interface \"{name}\""))
+        .collect()
+}
+
+/// A secret that is not there is made at the start; one that only root may see is not judged.
+fn secret_note(path: &Path) -> Option<String> {
+    let error = Secret::load(path).err()?;
+    let kind = error.root_cause().downcast_ref().map(io::Error::kind);
+    match kind {
+        Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => None,
+        _ => Some(format!("{error:#}")),
+    }
+}
