@@ -74,7 +74,7 @@ pub struct Lab {
     /// Counters, and loss of chosen segments.
     pub switch: Switch,
     scratch: TempDir,
-    _vlan: Option<VlanShim>,
+    vlan: Option<VlanShim>,
 }
 
 impl Lab {
@@ -114,7 +114,7 @@ impl Lab {
             host,
             switch,
             scratch,
-            _vlan: vlan,
+            vlan,
         })
     }
 
@@ -122,6 +122,15 @@ impl Lab {
     #[must_use]
     pub fn scratch(&self) -> &std::path::Path {
         self.scratch.path()
+    }
+
+    /// To be called after levee has been started on a link with two VLAN tags; see
+    /// [`VlanShim::come_first`].
+    ///
+    /// # Errors
+    /// Fails when a program cannot be attached again.
+    pub fn untag_first(&mut self) -> Result<()> {
+        self.vlan.as_mut().map_or(Ok(()), VlanShim::come_first)
     }
 
     /// Starts a flood from the attacker.

@@ -29,64 +29,103 @@ const TAGS_MAX: usize = 2;
 /// The programs of both ends of a tagged link; dropping it takes them off.
 #[derive(Debug)]
 pub struct VlanShim {
-    _objects: Vec<Object>,
+    host: Netns,
+    interface: String,
+    /// Takes the outer of two tags off on the host.
+    host_outer: Option<Object>,
+    _others: Vec<Object>,
 }
 
 impl VlanShim {
-    /// Tags everything between `interface` in `client` and `interface` in `host`. levee may start
-    /// before or after.
+    /// Tags everything between `interface` in `client` and `interface` in `host`.
     ///
     /// # Errors
     /// Fails on tags out of range and on missing interfaces.
     pub fn start(client: &Netns, host: &Netns, interface: &str, tags: &Tags) -> Result<Self> {
         check(tags)?;
-        let mut objects = Vec::new();
+        let mut others = Vec::new();
         for netns in [client, host] {
             // Innermost first: every push puts its tag outside of those before it.
             for tag in tags.iter().rev() {
-                let mut object = Object::load(&[
-                    ("VLAN_PROTOCOL", u32::from(tag.protocol)),
-                    ("VLAN_ID", u32::from(tag.id)),
-                ])?;
-                let order = TcAttachOptions::TcxOrder(LinkOrder::last());
-                object.attach_tc(
-                    netns,
-                    interface,
-                    "lab_vlan_push",
-                    TcAttachType::Egress,
-                    order,
-                )?;
-                objects.push(object);
+                others.push(push(netns, interface, *tag)?);
             }
-            objects.extend(untag(netns, interface, tags.len())?);
+            if !tags.is_empty() {
+                others.push(pop_last(netns, interface)?);
+            }
         }
-        Ok(Self { _objects: objects })
+        let mut host_outer = None;
+        if tags.len() == TAGS_MAX {
+            others.push(pop_first(client, interface)?);
+            host_outer = Some(pop_first(host, interface)?);
+        }
+        Ok(Self {
+            host: host.clone(),
+            interface: interface.to_owned(),
+            host_outer,
+            _others: others,
+        })
+    }
+
+    /// With two tags, takes the outer one off ahead of every TC program that has been attached to
+    /// the host's interface until now: the kernel can make a socket only from what it knows to be
+    /// IP, which with two tags is what arrives at the inner VLAN device.
+    ///
+    /// # Errors
+    /// Fails when the program cannot be attached again.
+    pub fn come_first(&mut self) -> Result<()> {
+        if self.host_outer.take().is_some() {
+            self.host_outer = Some(pop_first(&self.host, &self.interface)?);
+        }
+        Ok(())
     }
 }
 
-/// Takes `tags` tags off what an interface receives: all but the last ahead of every other TC
-/// program, the last behind all of them. Classic filters run after tcx programs, whenever those
-/// were attached.
-fn untag(netns: &Netns, interface: &str, tags: usize) -> Result<Vec<Object>> {
-    let mut objects = Vec::new();
+fn push(netns: &Netns, interface: &str, tag: Tag) -> Result<Object> {
+    let mut object = Object::load(&[
+        ("VLAN_PROTOCOL", u32::from(tag.protocol)),
+        ("VLAN_ID", u32::from(tag.id)),
+    ])?;
+    let order = TcAttachOptions::TcxOrder(LinkOrder::last());
+    object.attach_tc(
+        netns,
+        interface,
+        "lab_vlan_push",
+        TcAttachType::Egress,
+        order,
+    )?;
+    Ok(object)
+}
+
+/// Takes a tag off ahead of all other TC programs.
+fn pop_first(netns: &Netns, interface: &str) -> Result<Object> {
+    pop(
+        netns,
+        interface,
+        TcAttachOptions::TcxOrder(LinkOrder::first()),
+    )
+}
+
+/// Takes a tag off behind all other TC programs: classic filters run after tcx programs, whenever
+/// those were attached.
+fn pop_last(netns: &Netns, interface: &str) -> Result<Object> {
     netns.run(|| Ok(qdisc_add_clsact(interface)?))?;
-    for position in 1..=tags {
-        let options = if position == tags {
-            TcAttachOptions::Netlink(NlOptions::default())
-        } else {
-            TcAttachOptions::TcxOrder(LinkOrder::first())
-        };
-        let mut object = Object::load(&[])?;
-        object.attach_tc(
-            netns,
-            interface,
-            "lab_vlan_pop",
-            TcAttachType::Ingress,
-            options,
-        )?;
-        objects.push(object);
-    }
-    Ok(objects)
+    pop(
+        netns,
+        interface,
+        TcAttachOptions::Netlink(NlOptions::default()),
+    )
+}
+
+fn pop(netns: &Netns, interface: &str, options: TcAttachOptions) -> Result<Object> {
+    let mut object = Object::load(&[])?;
+    object.attach_tc(
+        netns,
+        interface,
+        "lab_vlan_pop",
+        TcAttachType::Ingress,
+        options,
+    )?;
+    Ok(object)
 }
 
 fn check(tags: &Tags) -> Result<()> {
