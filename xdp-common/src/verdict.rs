@@ -109,6 +109,25 @@ verdicts! {
 }
 
 impl Verdict {
+    /// Whether the packet is such as no correct stack sends, of which the log shows samples.
+    #[inline(always)]
+    pub const fn is_malformed(self) -> bool {
+        matches!(
+            self,
+            Self::IpHeader
+                | Self::TcpHeader
+                | Self::Ipv6Extension
+                | Self::FragmentTiny
+                | Self::FragmentSyn
+                | Self::FlagsNull
+                | Self::FlagsNoAck
+                | Self::FlagsSynFin
+                | Self::FlagsSynRst
+                | Self::SynChecksum
+                | Self::SourceInvalid
+        )
+    }
+
     /// The slot in [`Counters`](crate::abi::Counters).
     #[inline(always)]
     pub const fn slot(self) -> usize {
@@ -169,11 +188,7 @@ mod tests {
         let labels: HashSet<_> = Verdict::ALL.iter().map(|v| v.label()).collect();
         assert_eq!(labels.len(), Verdict::ALL.len());
         for label in labels {
-            assert!(
-                label
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'6')
-            );
+            assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'6'));
         }
     }
 }

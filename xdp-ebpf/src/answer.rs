@@ -4,9 +4,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{Global, programs::XdpContext};
 use xdp_common::{
-    abi::{Control, ServiceEntry},
+    abi::ServiceEntry,
     answer::Draft,
     cookie::{self, Family},
+    tuple::Tuple,
     verdict::Verdict,
     wire::{
         Frame,
@@ -19,10 +20,11 @@ use xdp_common::{
 };
 
 use crate::{
+    case::Case,
     clock, options,
     packet::Packet,
     payload::{self, Progress},
-    scratch::{self, Scratch},
+    scratch,
 };
 
 /// 1: the TCP checksum of a SYN is verified before it is answered.
@@ -35,15 +37,18 @@ const FRAME_MIN: usize = 60;
 /// Turns the SYN into the SYN-ACK that answers it.
 #[inline(always)]
 pub(crate) fn syn(
-    ctx: &XdpContext,
+    case: Case<'_>,
     packet: Packet,
-    family: Family,
-    l3: usize,
     segment: &Segment,
-    control: &Control,
     service: &ServiceEntry,
-    scratch: &mut Scratch,
 ) -> Result<Verdict, Verdict> {
+    let Case {
+        ctx,
+        control,
+        scratch,
+        family,
+        l3,
+    } = case;
     let (client, sum) = options::parse(&packet, segment, scratch);
     if CHECK_SYN_CHECKSUM.load() != 0
         && !checksum_fits(ctx, &packet, family, segment, sum, &mut scratch.progress)
@@ -57,37 +62,36 @@ pub(crate) fn syn(
     let key = control.keys[slot as usize];
     let cookie = cookie::issue(family, key, slot, &segment.tuple, segment.seq, draft.data);
     draft.stamp(clock::timestamp(&cookie));
-    write(
-        ctx,
-        packet,
-        family,
-        l3,
-        segment,
-        &draft,
-        cookie.isn,
-        service.window,
-    )
-    .ok_or(Verdict::ReplyFailed)
+    let header = header(segment, &draft, cookie.isn, service.window);
+    write(ctx, packet, family, l3, &segment.tuple, header, &draft).ok_or(Verdict::ReplyFailed)
 }
 
-/// Writes the SYN-ACK over the SYN.
+/// The SYN-ACK's header, without its checksum.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "inlined; bundling them would only rename them"
-)]
+fn header(segment: &Segment, draft: &Draft, isn: u32, window: u16) -> TcpHeader {
+    tcp::header(
+        segment.tuple.dst_port,
+        segment.tuple.src_port,
+        isn,
+        segment.seq.wrapping_add(1),
+        draft.flags,
+        draft.option_words,
+        window,
+    )
+}
+
+/// Writes the SYN-ACK over the SYN that came from `tuple`.
+#[inline(always)]
 fn write(
     ctx: &XdpContext,
     packet: Packet,
     family: Family,
     l3: usize,
-    segment: &Segment,
+    tuple: &Tuple,
+    mut header: TcpHeader,
     draft: &Draft,
-    isn: u32,
-    window: u16,
 ) -> Option<Verdict> {
-    let count = draft.option_words;
-    let tcp_len = HEADER_LEN + count * 4;
+    let tcp_len = HEADER_LEN + draft.option_words * 4;
     let l4 = l3
         + match family {
             Family::V4 => size_of::<Ipv4Header>(),
@@ -101,23 +105,14 @@ fn write(
         packet
     };
 
-    let tuple = &segment.tuple;
-    let mut header = tcp::header(
-        tuple.dst_port,
-        tuple.src_port,
-        isn,
-        segment.seq.wrapping_add(1),
-        draft.flags,
-        count,
-        window,
-    );
     let sum = draft
         .words
         .iter()
-        .fold(Sum::default().with(header), |sum, word| sum.with_word(*word));
-    header.checksum = tcp::pseudo_header(family, tuple.dst, tuple.src, tcp_len)
-        .with_sum(sum)
-        .checksum();
+        .fold(Sum::default().with(header), |sum, word| {
+            sum.with_word(*word)
+        });
+    let pseudo = tcp::pseudo_header(family, tuple.dst, tuple.src, tcp_len);
+    header.checksum = pseudo.with_sum(sum).checksum();
 
     let eth = packet.get::<EthHeader>(0)?;
     let macs = [eth.src, eth.dst];
@@ -136,7 +131,7 @@ fn write(
     }
     packet.put(l4, &header)?;
     for (i, word) in draft.words.iter().enumerate() {
-        if i < count {
+        if i < draft.option_words {
             packet.put(l4 + HEADER_LEN + i * 4, word)?;
         }
     }

@@ -4,6 +4,8 @@ use aya_ebpf::{EbpfContext, macros::map, maps::Array};
 use aya_log_ebpf::{debug, info, warn};
 use xdp_common::{abi::Control, tuple::Addr, verdict::Verdict};
 
+use crate::control;
+
 /// When an event of a kind was last logged, in seconds of the controller's clock.
 #[map]
 static LOGGED: Array<u32> = Array::with_max_entries(3, 0);
@@ -32,14 +34,17 @@ fn is_new(kind: u32, value: u32) -> bool {
 
 /// A sample of the malformed packets that are dropped.
 #[inline(always)]
-pub(crate) fn malformed(ctx: &impl EbpfContext, control: &Control, verdict: Verdict, dst: Addr) {
+pub(crate) fn malformed(ctx: &impl EbpfContext, verdict: Verdict, dst: Addr) {
+    let Some(control) = control::get() else {
+        return;
+    };
     if is_new(MALFORMED, control.clock_s) {
-        let number = verdict as u8;
+        let reason = verdict.label();
         info!(
             ctx,
-            "dropped a malformed packet to {:i}, verdict {}",
+            "dropped a malformed packet to {:i}: {}",
             octets(dst),
-            number
+            reason
         );
     }
 }

@@ -6,6 +6,7 @@
 
 mod admit;
 mod answer;
+mod case;
 mod clock;
 mod closing;
 mod control;
@@ -36,7 +37,12 @@ use xdp_common::{
     },
 };
 
-use crate::{packet::Packet, scratch::Scratch, socket::Socket};
+use crate::{
+    case::{Case, Subject},
+    packet::Packet,
+    scratch::Scratch,
+    socket::Socket,
+};
 
 /// Above every offset that [`eth::parse`] returns.
 const L3_MASK: usize = 31;
@@ -44,13 +50,16 @@ const L3_MASK: usize = 31;
 /// Judges every packet that an interface receives.
 #[xdp]
 fn levee_xdp(ctx: XdpContext) -> u32 {
-    let mut service = None;
-    let verdict = match judge(&ctx, &mut service) {
+    let mut subject = Subject::default();
+    let verdict = match judge(&ctx, &mut subject) {
         Ok(verdict) | Err(verdict) => verdict,
     };
     stats::count_iface(ctx.ingress_ifindex() as u32, verdict.slot());
-    if let Some(id) = service {
+    if let Some(id) = subject.service {
         stats::count_service(id, verdict.slot());
+    }
+    if verdict.is_malformed() {
+        log::malformed(&ctx, verdict, subject.dst);
     }
     match verdict.action() {
         Action::Pass => xdp_action::XDP_PASS,
@@ -60,7 +69,7 @@ fn levee_xdp(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn judge(ctx: &XdpContext, service: &mut Option<u16>) -> Result<Verdict, Verdict> {
+fn judge(ctx: &XdpContext, subject: &mut Subject) -> Result<Verdict, Verdict> {
     let packet = Packet::of_xdp(ctx);
     // An array's first element always exists: not being able to judge, do no harm.
     let control = control::get().ok_or(Verdict::NotIp)?;
@@ -70,29 +79,25 @@ fn judge(ctx: &XdpContext, service: &mut Option<u16>) -> Result<Verdict, Verdict
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3);
-            judge_ip(
+            let case = Case {
                 ctx,
-                packet,
                 control,
-                Family::V4,
-                l3,
-                datagram,
-                service,
                 scratch,
-            )
+                family: Family::V4,
+                l3,
+            };
+            judge_ip(case, packet, datagram, subject)
         }
         eth::ETH_P_IPV6 => {
             let datagram = extensions::parse(&packet, l3, scratch);
-            judge_ip(
+            let case = Case {
                 ctx,
-                packet,
                 control,
-                Family::V6,
-                l3,
-                datagram,
-                service,
                 scratch,
-            )
+                family: Family::V6,
+                l3,
+            };
+            judge_ip(case, packet, datagram, subject)
         }
         _ => Err(Verdict::NotIp),
     }
@@ -100,34 +105,32 @@ fn judge(ctx: &XdpContext, service: &mut Option<u16>) -> Result<Verdict, Verdict
 
 #[inline(always)]
 fn judge_ip(
-    ctx: &XdpContext,
+    case: Case<'_>,
     packet: Packet,
-    control: &Control,
-    family: Family,
-    l3: usize,
     datagram: Result<Datagram, NotDatagram>,
-    service: &mut Option<u16>,
-    scratch: &mut Scratch,
+    subject: &mut Subject,
 ) -> Result<Verdict, Verdict> {
+    let control = case.control;
     let datagram = match datagram {
         Ok(datagram) => datagram,
         Err(NotDatagram::Pass(verdict)) => return Err(verdict),
-        Err(NotDatagram::Malformed(verdict, dst)) => return malformed(ctx, control, verdict, dst),
+        Err(NotDatagram::Malformed(verdict, dst)) => {
+            subject.dst = dst;
+            return malformed(control, verdict, dst);
+        }
     };
+    let dst = datagram.dst;
+    subject.dst = dst;
     match datagram.fragment {
-        Fragment::Whole => judge_tcp(
-            ctx, packet, control, family, l3, &datagram, service, scratch,
-        ),
+        Fragment::Whole => judge_tcp(case, packet, &datagram, subject),
         Fragment::First(id) => {
-            let verdict = judge_tcp(
-                ctx, packet, control, family, l3, &datagram, service, scratch,
-            )?;
-            if services::protects(control, datagram.dst) {
+            let verdict = judge_tcp(case, packet, &datagram, subject)?;
+            if services::protects(control, dst) {
                 fragments::expect(&datagram, id);
             }
             Ok(verdict)
         }
-        Fragment::Later(_) if !services::protects(control, datagram.dst) => Ok(Verdict::NoService),
+        Fragment::Later(_) if !services::protects(control, dst) => Ok(Verdict::NoService),
         Fragment::Later(id) if fragments::is_expected(&datagram, id) => Ok(Verdict::Fragment),
         Fragment::Later(_) => Err(Verdict::FragmentUnknown),
     }
@@ -135,14 +138,10 @@ fn judge_ip(
 
 #[inline(always)]
 fn judge_tcp(
-    ctx: &XdpContext,
+    case: Case<'_>,
     packet: Packet,
-    control: &Control,
-    family: Family,
-    l3: usize,
     datagram: &Datagram,
-    service: &mut Option<u16>,
-    scratch: &mut Scratch,
+    subject: &mut Subject,
 ) -> Result<Verdict, Verdict> {
     let whole = datagram.fragment == Fragment::Whole;
     let Some(tcp) = packet.get::<TcpHeader>(datagram.l4) else {
@@ -151,70 +150,53 @@ fn judge_tcp(
         } else {
             Verdict::FragmentTiny
         };
-        return malformed(ctx, control, verdict, datagram.dst);
+        return malformed(case.control, verdict, datagram.dst);
     };
-    let Some(entry) = services::find(control, datagram.dst, tcp.dst_port.get()) else {
+    let Some(entry) = services::find(case.control, datagram.dst, tcp.dst_port.get()) else {
         return Ok(Verdict::NoService);
     };
-    *service = Some(entry.id);
-    let judged = Segment::new(tcp, datagram).and_then(|segment| Ok((segment, segment.kind()?)));
-    let (segment, kind) = match judged {
-        Ok(judged) => judged,
-        Err(verdict) => {
-            log::malformed(ctx, control, verdict, datagram.dst);
-            return Err(verdict);
-        }
-    };
-    match kind {
+    subject.service = Some(entry.id);
+    let segment = Segment::new(tcp, datagram)?;
+    match segment.kind()? {
         Kind::Syn if !whole => Err(Verdict::FragmentSyn),
-        Kind::Syn => judge_syn(ctx, packet, control, family, l3, &segment, entry, scratch),
-        Kind::SynAck => connection_or(ctx, family, &segment, Verdict::SynAckUnexpected),
-        Kind::Rst => connection_or(ctx, family, &segment, Verdict::RstNoConnection),
-        Kind::Ack => judge_ack(ctx, control, family, &segment, whole),
+        Kind::Syn => judge_syn(case, packet, &segment, entry),
+        Kind::SynAck => connection_or(&case, &segment, Verdict::SynAckUnexpected),
+        Kind::Rst => connection_or(&case, &segment, Verdict::RstNoConnection),
+        Kind::Ack => judge_ack(&case, &segment, whole),
     }
 }
 
 #[inline(always)]
 fn judge_syn(
-    ctx: &XdpContext,
+    case: Case<'_>,
     packet: Packet,
-    control: &Control,
-    family: Family,
-    l3: usize,
     segment: &Segment,
     entry: &ServiceEntry,
-    scratch: &mut Scratch,
 ) -> Result<Verdict, Verdict> {
     let tuple = &segment.tuple;
     let to_itself = tuple.src == tuple.dst && tuple.src_port == tuple.dst_port;
     if to_itself || !tuple.src.is_unicast_source() {
         return Err(Verdict::SourceInvalid);
     }
-    if closing::is_marked(control, tuple) && has_connection(ctx, family, segment) {
+    if closing::is_marked(case.control, tuple) && has_connection(&case, segment) {
         return Ok(Verdict::SynToClosing);
     }
-    answer::syn(ctx, packet, family, l3, segment, control, entry, scratch)
+    answer::syn(case, packet, segment, entry)
 }
 
 #[inline(always)]
-fn judge_ack(
-    ctx: &XdpContext,
-    control: &Control,
-    family: Family,
-    segment: &Segment,
-    whole: bool,
-) -> Result<Verdict, Verdict> {
-    if let Some(socket) = Socket::lookup(ctx, family, &segment.tuple) {
+fn judge_ack(case: &Case<'_>, segment: &Segment, whole: bool) -> Result<Verdict, Verdict> {
+    if let Some(socket) = Socket::lookup(case.ctx, case.family, &segment.tuple) {
         let state = socket.state();
         if state.is_connection() {
             if segment.flags.has(Flags::FIN) && state.ends_in_time_wait() {
-                closing::mark(control, &segment.tuple);
+                closing::mark(case.control, &segment.tuple);
             }
             return Ok(Verdict::Connection);
         }
     }
     // A cookie in fragments would be lost on TC, which sees them before they are put together.
-    if whole && admit::verify(family, control, segment).is_some() {
+    if whole && admit::verify(case.family, case.control, segment).is_some() {
         Ok(Verdict::CookieValid)
     } else {
         Err(Verdict::CookieInvalid)
@@ -222,18 +204,14 @@ fn judge_ack(
 }
 
 #[inline(always)]
-fn has_connection(ctx: &XdpContext, family: Family, segment: &Segment) -> bool {
-    Socket::lookup(ctx, family, &segment.tuple).is_some_and(|socket| socket.state().is_connection())
+fn has_connection(case: &Case<'_>, segment: &Segment) -> bool {
+    Socket::lookup(case.ctx, case.family, &segment.tuple)
+        .is_some_and(|socket| socket.state().is_connection())
 }
 
 #[inline(always)]
-fn connection_or(
-    ctx: &XdpContext,
-    family: Family,
-    segment: &Segment,
-    verdict: Verdict,
-) -> Result<Verdict, Verdict> {
-    if has_connection(ctx, family, segment) {
+fn connection_or(case: &Case<'_>, segment: &Segment, verdict: Verdict) -> Result<Verdict, Verdict> {
+    if has_connection(case, segment) {
         Ok(Verdict::Connection)
     } else {
         Err(verdict)
@@ -243,17 +221,12 @@ fn connection_or(
 /// A malformed packet is dropped where there is something to protect; elsewhere it is the kernel's
 /// to judge.
 #[inline(always)]
-fn malformed(
-    ctx: &XdpContext,
-    control: &Control,
-    verdict: Verdict,
-    dst: Addr,
-) -> Result<Verdict, Verdict> {
-    if !services::protects(control, dst) {
-        return Ok(Verdict::NoService);
+fn malformed(control: &Control, verdict: Verdict, dst: Addr) -> Result<Verdict, Verdict> {
+    if services::protects(control, dst) {
+        Err(verdict)
+    } else {
+        Ok(Verdict::NoService)
     }
-    log::malformed(ctx, control, verdict, dst);
-    Err(verdict)
 }
 
 /// Gives every segment with a valid cookie what the kernel needs to make a socket of it. Whatever

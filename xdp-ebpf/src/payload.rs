@@ -56,7 +56,7 @@ pub(crate) fn sum(
     Some(
         progress
             .sum
-            .with_word((word >> ((4 - left as u32) * 8 & 31)).to_le()),
+            .with_word((word >> (((4 - left as u32) * 8) & 31)).to_le()),
     )
 }
 
