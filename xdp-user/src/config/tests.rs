@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const MINIMAL: &str = "\
@@ -280,4 +282,20 @@ fn more_services_than_the_table_holds_are_refused() {
     assert!(
         errors(&text(SERVICES_MAX + 1)).contains("found 4097 valid services, allowed: 1 to 4096")
     );
+}
+
+proptest! {
+    /// Whatever is in the file: a configuration, or errors with lines that the file has.
+    #[test]
+    fn any_text_is_judged(
+        text in r#"(\[\[?(service|interface|metrics)\]\]?|(name|address|mss|listen|x) ?= ?("[a-z0-9.:]{0,9}"|[0-9]{1,5}|true|\[\])|.{0,5}|\n){0,30}"#,
+    ) {
+        if let Err(error) = Config::parse("f", &text) {
+            prop_assert!(!error.problems.is_empty());
+            let lines = text.split('\n').count();
+            for problem in error.problems {
+                prop_assert!(problem.line.is_none_or(|line| (1..=lines).contains(&line)));
+            }
+        }
+    }
 }

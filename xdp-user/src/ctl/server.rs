@@ -72,7 +72,7 @@ impl ControlSocket {
         if let Some(parent) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o755)
+                .mode(0o700)
                 .create(parent)
                 .with_context(|| format!("cannot make the directory {}", parent.display()))?;
         }
