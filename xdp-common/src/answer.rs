@@ -59,13 +59,10 @@ impl Draft {
                 None
             },
             sack: client.sack,
-            timestamps: match client.timestamps {
-                Some(theirs) => Some(Timestamps {
-                    value: 0,
-                    echo: theirs.value,
-                }),
-                None => None,
-            },
+            timestamps: client.timestamps.map(|theirs| Timestamps {
+                value: 0,
+                echo: theirs.value,
+            }),
         };
         if client.mss.is_none() && options.word_count() > option_words {
             options.mss = None;
@@ -114,7 +111,7 @@ impl Draft {
     /// Fills in our timestamp, `clock`, which must be even.
     #[inline(always)]
     pub fn stamp(&mut self, clock: u32) {
-        let value = (clock | self.ecn as u32).to_be();
+        let value = (clock | u32::from(self.ecn)).to_be();
         match self.timestamp_at {
             1 => self.words[1] = value,
             2 => self.words[2] = value,

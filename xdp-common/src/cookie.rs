@@ -117,7 +117,8 @@ const fn mss_classes(classes: [u16; 8]) -> [u8; 512] {
 const _: () = {
     let mut class = 1;
     while class < 8 {
-        assert!(MSS_V4[class] % MSS_STEP == 0 && MSS_V6[class] % MSS_STEP == 0);
+        assert!(MSS_V4[class].is_multiple_of(MSS_STEP));
+        assert!(MSS_V6[class].is_multiple_of(MSS_STEP));
         assert!(MSS_V4[class] / MSS_STEP < 512 && MSS_V6[class] / MSS_STEP < 512);
         class += 1;
     }
@@ -170,19 +171,19 @@ pub fn verify(
 #[inline(always)]
 fn sealed(family: Family, key: Key, tuple: &Tuple, client_isn: u32, data: u32) -> Cookie {
     let hash = SipHash::new(key.0);
-    let last = tuple.ports() as u64 | (client_isn as u64) << 32;
+    let last = u64::from(tuple.ports()) | u64::from(client_isn) << 32;
     let hash = match family {
         Family::V4 => hash
-            .word(tuple.src.v4_word() as u64 | (tuple.dst.v4_word() as u64) << 32)
+            .word(u64::from(tuple.src.v4_word()) | u64::from(tuple.dst.v4_word()) << 32)
             .word(last)
-            .finish(data as u64, 18),
+            .finish(u64::from(data), 18),
         Family::V6 => hash
             .word(tuple.src.hi)
             .word(tuple.src.lo)
             .word(tuple.dst.hi)
             .word(tuple.dst.lo)
             .word(last)
-            .finish(data as u64, 42),
+            .finish(u64::from(data), 42),
     };
     Cookie {
         isn: (hash as u32) & !DATA_MASK | data,
@@ -194,8 +195,8 @@ fn sealed(family: Family, key: Key, tuple: &Tuple, client_isn: u32, data: u32) -
 fn encode(family: Family, offer: Offer) -> u32 {
     let scale = match offer.window_scale {
         // RFC 7323 2.3: a larger shift is taken as 14.
-        Some(scale) if scale > WINDOW_SCALE_MAX => WINDOW_SCALE_MAX as u32,
-        Some(scale) => scale as u32,
+        Some(scale) if scale > WINDOW_SCALE_MAX => u32::from(WINDOW_SCALE_MAX),
+        Some(scale) => u32::from(scale),
         None => WINDOW_SCALE_NONE,
     };
     let sack = if offer.sack { SACK_BIT } else { 0 };
@@ -225,7 +226,7 @@ fn mss_class(family: Family, mss: u16) -> u32 {
         Family::V4 => MSS_CLASS_V4[step],
         Family::V6 => MSS_CLASS_V6[step],
     };
-    class as u32
+    u32::from(class)
 }
 
 #[cfg(test)]

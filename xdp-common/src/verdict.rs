@@ -188,7 +188,11 @@ mod tests {
         let labels: HashSet<_> = Verdict::ALL.iter().map(|v| v.label()).collect();
         assert_eq!(labels.len(), Verdict::ALL.len());
         for label in labels {
-            assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'6'));
+            assert!(
+                label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'6')
+            );
         }
     }
 }

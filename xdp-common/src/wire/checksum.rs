@@ -10,7 +10,7 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds a header or field of an even number of bytes, at an even offset from the start.
     #[inline(always)]
-    pub fn add<T: IntoBytes + Immutable>(mut self, value: T) -> Self {
+    pub fn with<T: IntoBytes + Immutable>(mut self, value: T) -> Self {
         let bytes = value.as_bytes();
         let mut offset = 0;
         while offset + 4 <= size_of::<T>() {
@@ -25,19 +25,19 @@ impl Sum {
 
     /// Adds four wire bytes that were read as one word in the machine's order.
     #[inline(always)]
-    pub const fn add_word(self, word: u32) -> Self {
+    pub const fn with_word(self, word: u32) -> Self {
         Self(self.0 + word as u64)
     }
 
     /// Adds a 16-bit number.
     #[inline(always)]
-    pub const fn add_be16(self, value: u16) -> Self {
+    pub const fn with_be16(self, value: u16) -> Self {
         Self(self.0 + value.to_be() as u64)
     }
 
     /// Adds another sum.
     #[inline(always)]
-    pub const fn add_sum(self, other: Self) -> Self {
+    pub const fn with_sum(self, other: Self) -> Self {
         Self(self.0 + other.0)
     }
 

@@ -93,12 +93,12 @@ impl Ipv4Header {
             dst,
         };
         header.checksum = Sum::default()
-            .add_be16(0x4500)
-            .add_be16(total_len)
-            .add_be16(DONT_FRAGMENT)
-            .add_be16(u16::from_be_bytes([TTL, IPPROTO_TCP]))
-            .add(src)
-            .add(dst)
+            .with_be16(0x4500)
+            .with_be16(total_len)
+            .with_be16(DONT_FRAGMENT)
+            .with_be16(u16::from_be_bytes([TTL, IPPROTO_TCP]))
+            .with(src)
+            .with(dst)
             .checksum();
         header
     }

@@ -173,18 +173,18 @@ impl Segment {
 #[inline(always)]
 pub fn pseudo_header(family: Family, src: Addr, dst: Addr, len: usize) -> Sum {
     let sum = Sum::default()
-        .add_be16(u16::from(IPPROTO_TCP))
-        .add_be16(len as u16);
+        .with_be16(u16::from(IPPROTO_TCP))
+        .with_be16(len as u16);
     match family {
         // An `Addr` is little-endian words; `to_le` undoes that into wire bytes.
         Family::V4 => sum
-            .add_word(src.v4_word().to_le())
-            .add_word(dst.v4_word().to_le()),
+            .with_word(src.v4_word().to_le())
+            .with_word(dst.v4_word().to_le()),
         Family::V6 => [src.hi, src.lo, dst.hi, dst.lo]
             .into_iter()
             .fold(sum, |sum, half| {
                 let half = half.to_le();
-                sum.add_word(half as u32).add_word((half >> 32) as u32)
+                sum.with_word(half as u32).with_word((half >> 32) as u32)
             }),
     }
 }
@@ -197,7 +197,7 @@ pub fn pseudo_header(family: Family, src: Addr, dst: Addr, len: usize) -> Sum {
 /// (`CHECKSUM_PARTIAL`), and nothing was on a wire that could have corrupted it.
 #[inline(always)]
 pub fn checksum_fits(pseudo: Sum, segment: Sum, field: [u8; 2]) -> bool {
-    pseudo.add_sum(segment).folded() == [0xff; 2] || pseudo.folded() == field
+    pseudo.with_sum(segment).folded() == [0xff; 2] || pseudo.folded() == field
 }
 
 /// The answer's header, without its checksum.

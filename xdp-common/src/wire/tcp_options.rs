@@ -72,15 +72,15 @@ pub fn common_layout(
     match segment.option_words {
         5 => {
             let words = frame.get::<[U32; 5]>(area)?;
-            Some((linux(words)?, Sum::default().add(*words)))
+            Some((linux(words)?, Sum::default().with(*words)))
         }
         3 => {
             let words = frame.get::<[U32; 3]>(area)?;
-            Some((windows(words)?, Sum::default().add(*words)))
+            Some((windows(words)?, Sum::default().with(*words)))
         }
         6 => {
             let words = frame.get::<[U32; 6]>(area)?;
-            Some((apple(words)?, Sum::default().add(*words)))
+            Some((apple(words)?, Sum::default().with(*words)))
         }
         _ => None,
     }
@@ -259,7 +259,7 @@ impl PackedOptions {
     /// Only those options that are also among the `OFFER_*` bits of `offer`; the MSS always is.
     #[inline(always)]
     pub const fn limited_to(self, offer: u8) -> Self {
-        let kept = (offer as u32) << HAS_SHIFT | HAS_MSS | (1 << HAS_SHIFT) - 1;
+        let kept = (offer as u32) << HAS_SHIFT | HAS_MSS | ((1 << HAS_SHIFT) - 1);
         Self {
             bits: self.bits & kept,
             ..self

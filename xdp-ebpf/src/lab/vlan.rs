@@ -24,7 +24,7 @@ pub(crate) fn lab_vlan_push(ctx: TcContext) -> i32 {
     if pushed == 0 {
         TC_ACT_UNSPEC
     } else {
-        TC_ACT_SHOT as i32
+        TC_ACT_SHOT
     }
 }
 
@@ -35,13 +35,13 @@ pub(crate) fn lab_vlan_pop(ctx: TcContext) -> i32 {
     // SAFETY: `ctx` is the context this program was called with, valid for its duration.
     let present = unsafe { (*ctx.skb.skb).vlan_present };
     if present == 0 {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     }
     // SAFETY: as above; no packet pointer is held.
     let popped = unsafe { bpf_skb_vlan_pop(ctx.as_ptr().cast()) };
     if popped == 0 {
         TC_ACT_UNSPEC
     } else {
-        TC_ACT_SHOT as i32
+        TC_ACT_SHOT
     }
 }
