@@ -144,19 +144,19 @@ fn judge_tcp(
     subject: &mut Subject,
 ) -> Result<Verdict, Verdict> {
     let whole = datagram.fragment == Fragment::Whole;
+    let cut_short = if whole {
+        Verdict::TcpHeader
+    } else {
+        Verdict::FragmentTiny
+    };
     let Some(tcp) = packet.get::<TcpHeader>(datagram.l4) else {
-        let verdict = if whole {
-            Verdict::TcpHeader
-        } else {
-            Verdict::FragmentTiny
-        };
-        return malformed(case.control, verdict, datagram.dst);
+        return malformed(case.control, cut_short, datagram.dst);
     };
     let Some(entry) = services::find(case.control, datagram.dst, tcp.dst_port.get()) else {
         return Ok(Verdict::NoService);
     };
     subject.service = Some(entry.id);
-    let segment = Segment::new(tcp, datagram)?;
+    let segment = Segment::new(tcp, datagram).ok_or(cut_short)?;
     match segment.kind()? {
         Kind::Syn if !whole => Err(Verdict::FragmentSyn),
         Kind::Syn => judge_syn(case, packet, &segment, entry),
@@ -272,7 +272,7 @@ fn admit_tcp(
     }
     let tcp = packet.get::<TcpHeader>(datagram.l4)?;
     let entry = services::find(control, datagram.dst, tcp.dst_port.get())?;
-    let segment = Segment::new(tcp, datagram).ok()?;
+    let segment = Segment::new(tcp, datagram)?;
     if segment.kind() != Ok(Kind::Ack) {
         return None;
     }

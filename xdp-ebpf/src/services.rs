@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::map, maps::Array};
 use xdp_common::{
-    abi::{BUCKETS, Control, ServiceBucket, ServiceEntry},
+    abi::{BUCKETS, Control, KIND_SERVICE, ServiceBucket, ServiceEntry},
     service,
     tuple::Addr,
 };
@@ -13,16 +13,21 @@ use xdp_common::{
 #[map]
 static SERVICES: Array<ServiceBucket> = Array::with_max_entries(2 * BUCKETS, 0);
 
-/// The service at `(addr, port)`.
+/// The service at `(addr, port)`. A packet may well be for port 0, where address entries are kept.
 #[inline(always)]
 pub(crate) fn find(control: &Control, addr: Addr, port: u16) -> Option<&'static ServiceEntry> {
-    let generation = control.generation & 1;
-    let bucket = service::bucket(control.seeds[generation as usize], addr, port);
-    service::find(SERVICES.get(generation * BUCKETS + bucket)?, addr, port)
+    lookup(control, addr, port).filter(|entry| entry.kind == KIND_SERVICE)
 }
 
 /// Whether `addr` has any service. Address entries have port 0.
 #[inline(always)]
 pub(crate) fn protects(control: &Control, addr: Addr) -> bool {
-    find(control, addr, 0).is_some()
+    lookup(control, addr, 0).is_some()
+}
+
+#[inline(always)]
+fn lookup(control: &Control, addr: Addr, port: u16) -> Option<&'static ServiceEntry> {
+    let generation = control.generation & 1;
+    let bucket = service::bucket(control.seeds[generation as usize], addr, port);
+    service::find(SERVICES.get(generation * BUCKETS + bucket)?, addr, port)
 }

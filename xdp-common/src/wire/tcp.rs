@@ -115,17 +115,17 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads the header of a datagram that is no later fragment. `Err` where the header
+    /// Reads the header of a datagram that is no later fragment. `None` where the header
     /// contradicts the datagram.
     #[inline(always)]
-    pub fn new(tcp: &TcpHeader, datagram: &Datagram) -> Result<Self, Verdict> {
+    pub fn new(tcp: &TcpHeader, datagram: &Datagram) -> Option<Self> {
         let offset_flags = tcp.offset_flags.get();
         let words = (offset_flags >> 12) as usize;
         let payload = datagram.l4 + words * 4;
         if words < HEADER_LEN / 4 || payload > datagram.end {
-            return Err(Verdict::TcpHeader);
+            return None;
         }
-        Ok(Self {
+        Some(Self {
             tuple: Tuple {
                 src: datagram.src,
                 dst: datagram.dst,
