@@ -3,11 +3,14 @@
 //!
 //! All systems are measured in one run, in turns, on labs that are built alike; quote ratios of one
 //! run, for absolute numbers vary between runs and machines.
+mod search;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use self::search::{Search, Trial, rate};
 use crate::{
     client::{Load, LoadSpec},
     flood::{FloodKind, FloodSpec},
@@ -45,11 +48,6 @@ const REST: Duration = Duration::from_millis(300);
 const TRIAL_MAX: Duration = Duration::from_secs(10);
 /// How long the unlimited flood is measured.
 const SATURATION: Duration = Duration::from_secs(2);
-
-/// The ladder of rates: from 10,000 SYNs per second in steps of 8 % to some 10 million.
-const LADDER_START: f64 = 10_000.0;
-const LADDER_STEP: f64 = 1.08;
-const LADDER_RUNGS: usize = 90;
 
 /// The systems compared, in the order of their turns.
 const COMPARED: [System; 3] = [System::Levee, System::Syncookies, System::Synproxy];
@@ -144,49 +142,6 @@ impl Candidate {
             share_of_xdp_tx: saturated / ceiling,
         }
     }
-}
-
-/// Bisection over the rungs: all up to `low` are known (or taken) to succeed, all from `high` on to
-/// fail.
-struct Search {
-    low: usize,
-    high: usize,
-    best: f64,
-}
-
-/// What one trial found.
-struct Trial {
-    offered: f64,
-    succeeded: bool,
-}
-
-impl Search {
-    fn new() -> Self {
-        Self {
-            low: 0,
-            high: LADDER_RUNGS + 1,
-            best: 0.0,
-        }
-    }
-
-    /// The rung to try next, from 1; `None` when the search is over.
-    fn next_rung(&self) -> Option<usize> {
-        (self.high - self.low > 1).then(|| self.low.midpoint(self.high))
-    }
-
-    fn record(&mut self, rung: usize, trial: Trial) {
-        if trial.succeeded {
-            self.low = rung;
-            self.best = self.best.max(trial.offered);
-        } else {
-            self.high = rung;
-        }
-    }
-}
-
-/// The rate of a rung, from 1.
-fn rate(rung: usize) -> u64 {
-    (LADDER_START * LADDER_STEP.powi(rung as i32 - 1)) as u64
 }
 
 /// A lab with a server and a system in front of it, new for every measurement, so that none starts
@@ -303,34 +258,6 @@ fn median(values: &mut [f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn search(stands: f64) -> f64 {
-        let mut search = Search::new();
-        while let Some(rung) = search.next_rung() {
-            let offered = rate(rung) as f64;
-            search.record(
-                rung,
-                Trial {
-                    offered,
-                    succeeded: offered <= stands,
-                },
-            );
-        }
-        search.best
-    }
-
-    #[test]
-    fn the_search_finds_the_highest_rung_that_succeeds() {
-        for stands in [10_000.0, 200_000.0, 3_000_000.0] {
-            let best = search(stands);
-            assert!(
-                best <= stands && best * LADDER_STEP > stands - 1.0,
-                "{stands}: {best}"
-            );
-        }
-        assert_eq!(search(1.0), 0.0);
-        assert_eq!(search(f64::INFINITY), rate(LADDER_RUNGS) as f64);
-    }
 
     #[test]
     fn medians() {
