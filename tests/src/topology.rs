@@ -40,10 +40,12 @@ pub const INTERFACE: &str = "eth0";
 pub const UPLINK: &str = "uplink0";
 
 const CLIENT_LINK: &str = "client0";
-const CLIENT_MAC: &str = "02:00:00:00:77:02";
+/// MAC address of the client's interface.
+pub const CLIENT_MAC: &str = "02:00:00:00:77:02";
 const CLIENT_LINK_MAC: &str = "02:00:00:00:77:f2";
 const HOST_MAC: &str = "02:00:00:00:77:01";
-const HOST_MAC_BYTES: [u8; 6] = [0x02, 0, 0, 0, 0x77, 0x01];
+/// MAC address of the host's interface.
+pub const HOST_MAC_BYTES: [u8; 6] = [0x02, 0, 0, 0, 0x77, 0x01];
 const UPLINK_MAC: &str = "02:00:00:00:77:fe";
 /// The next hop towards spoofed sources: the attacker, who takes what is sent to its MAC address.
 const GATEWAY_V4: &str = "10.77.1.254";
