@@ -1,14 +1,11 @@
 //! The maps between the data path and the controller: names, keys, values and sizes.
 //!
 //! Values are `repr(C)`, padded explicitly and free of `bool`, `Option` and `enum`, so that both
-//! halves agree on every byte. A change of any layout here is a change of [`ABI_VERSION`].
+//! halves agree on every byte.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{cookie::Key, tuple::Addr};
-
-/// Version of everything in this module; a data path pinned by another version is not adopted.
-pub const ABI_VERSION: u32 = 1;
 
 /// Names of maps, programs and globals in the eBPF object.
 pub mod names {
@@ -20,8 +17,12 @@ pub mod names {
     pub const IFACE_STATS: &str = "IFACE_STATS";
     /// `PerCpuArray<Counters>` by service id.
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
-    /// `Array<ClosingLine>`: which connections may be in TIME_WAIT.
+    /// `Array<Marks>`: which connections may be in TIME_WAIT.
     pub const CLOSING: &str = "CLOSING";
+    /// `Array<Marks>`: clients whose cookie was valid just now.
+    pub const EARLY: &str = "EARLY";
+    /// `LruHashMap<TupleKey, u32>`: tuples that were handed to the kernel just now.
+    pub const ADMITTED: &str = "ADMITTED";
     /// `LruHashMap<FragmentKey, u32>`: first fragments that were admitted.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// The XDP program.
@@ -91,8 +92,8 @@ pub struct Control {
     pub key_slot: u32,
     /// Low 32 bits of the number of the epoch that `key_slot` belongs to, for the log.
     pub epoch: u32,
-    /// The controller's clock in seconds, monotonic and wrapping. It stops when the controller
-    /// dies: marks in `CLOSING` then stay, which costs a socket lookup each, and nothing else.
+    /// The controller's clock in seconds, monotonic and wrapping, 1 at its start. Were it to stop,
+    /// marks in `CLOSING` would stay, which costs a socket lookup each, and nothing else.
     pub clock_s: u32,
 }
 
@@ -156,13 +157,13 @@ pub struct Counters {
     pub packets: [u64; COUNTERS],
 }
 
-/// One cache line of `CLOSING`: when a connection that hashes here was last seen closing, in units
-/// of [`CLOSING_TICK_S`] of the controller's clock; 0 for never.
+/// One cache line of marks: when something that hashes here was last seen, in ticks of the table's
+/// own; 0 for never.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct ClosingLine {
-    /// Marks, by the low bits of the connection's hash.
-    pub marks: [u8; 64],
+pub struct Marks {
+    /// Ticks, by the low bits of the hash.
+    pub ticks: [u8; 64],
 }
 
 /// Seconds per step of a mark in `CLOSING`.
@@ -172,6 +173,30 @@ pub const CLOSING_TICK_S: u32 = 4;
 /// time the server's last ACK may take.
 pub const CLOSING_TICKS_MAX: u8 = 18;
 
+/// Lines of `EARLY`, a power of two: one slot per client that was admitted within the last second,
+/// for about a hundred thousand of them.
+pub const EARLY_LINES: u32 = 2048;
+
+/// A mark in `EARLY` counts for this many ticks of 256 ms: the first round trips of a connection.
+pub const EARLY_TICKS_MAX: u8 = 4;
+
+/// Tuples handed to the kernel that are remembered for a moment. The oldest go first.
+pub const ADMITTED_MAX: u32 = 16_384;
+
+/// Identifies one connection, exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TupleKey {
+    /// The client's address.
+    pub src: Addr,
+    /// The service's address.
+    pub dst: Addr,
+    /// Both ports, as [`Tuple::ports`](crate::tuple::Tuple::ports) packs them.
+    pub ports: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
 /// Identifies one fragmented datagram (RFC 791 3.2, RFC 8200 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -180,7 +205,7 @@ pub struct FragmentKey {
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// Identification: 16 bits in IPv4, 32 in IPv6, in wire order.
+    /// Identification: 16 bits in IPv4, 32 in IPv6.
     pub id: u32,
     /// Explicit padding, zero.
     pub reserved: u32,
@@ -190,7 +215,8 @@ const _: () = assert!(size_of::<Control>() == 64);
 const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 128);
 const _: () = assert!(size_of::<Counters>() == 256);
-const _: () = assert!(size_of::<ClosingLine>() == 64);
+const _: () = assert!(size_of::<Marks>() == 64);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
+const _: () = assert!(size_of::<TupleKey>() == 40);
 const _: () = assert!(BUCKETS.is_power_of_two() && IFACES_MAX.is_power_of_two());
 const _: () = assert!(SERVICES_MAX <= 1 << 16, "a service id is 16 bits");

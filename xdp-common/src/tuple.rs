@@ -47,12 +47,13 @@ impl Addr {
 
     /// Whether a SYN may be answered to this source. Nobody opens a connection from a multicast,
     /// broadcast, loopback or unspecified address (RFC 1122 3.2.1.3, RFC 4291 2.7): an answer
-    /// could only be a reflection.
+    /// could only be a reflection. 240.0.0.0/4 is reserved, but Linux uses it like any other.
     #[inline(always)]
     pub const fn is_unicast_source(self) -> bool {
         if self.hi == 0 && self.lo as u32 as u64 == V4_MAPPED {
             let first = self.v4_word() as u8;
-            return first != 0 && first != 127 && first < 224;
+            let reserved = first >= 240 && self.v4_word() != u32::MAX;
+            return first != 0 && first != 127 && (first < 224 || reserved);
         }
         let multicast = self.hi as u8 == 0xff;
         let low_64 = self.hi == 0 && self.lo.swap_bytes() <= 1;
@@ -148,6 +149,7 @@ mod tests {
             "192.0.2.1",
             "10.0.0.1",
             "223.255.255.255",
+            "240.0.0.1",
             "2001:db8::1",
             "fe80::1",
             "::2",

@@ -106,6 +106,8 @@ verdicts! {
     RstNoConnection = 22 Drop "rst_no_connection",
     /// The answer to a SYN could not be built in the frame.
     ReplyFailed = 23 Drop "reply_failed",
+    /// A further segment of a client whose cookie was valid just now, before its socket is there.
+    Early = 24 Pass "early",
 }
 
 impl Verdict {
@@ -140,12 +142,12 @@ impl Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Admission {
-    /// The kernel makes a socket of it.
-    Admitted = 24,
+    /// Handed to the kernel, to make a socket of it if the accept queue has room.
+    Admitted = 25,
     /// Nobody listens: the kernel answers with RST, as it would without levee.
-    NoListener = 25,
+    NoListener = 26,
     /// The kernel refused to make a socket; the segment went on without one.
-    Refused = 26,
+    Refused = 27,
 }
 
 impl Admission {

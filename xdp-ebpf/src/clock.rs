@@ -11,7 +11,13 @@ static MS_PER_JIFFY: Global<u32> = Global::new(1);
 /// even.
 #[inline(always)]
 pub(crate) fn timestamp(cookie: &Cookie) -> u32 {
-    (jiffies().wrapping_mul(MS_PER_JIFFY.load()) & !1).wrapping_add(cookie.timestamp_offset)
+    (milliseconds() & !1).wrapping_add(cookie.timestamp_offset)
+}
+
+/// Milliseconds since an arbitrary moment, wrapping.
+#[inline(always)]
+pub(crate) fn milliseconds() -> u32 {
+    jiffies().wrapping_mul(MS_PER_JIFFY.load())
 }
 
 /// The kernel's tick counter, its low half.

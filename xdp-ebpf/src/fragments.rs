@@ -1,8 +1,8 @@
 //! Fragments of segments to addresses that have a service.
 //!
 //! Only the first fragment has the ports and can be judged. When it passes, its datagram is noted
-//! here, and the later ones follow it; all others are dropped. A flood of fragments thus never
-//! reaches the kernel's reassembly queues.
+//! here, and the later ones follow it; all others are dropped. What is left of a flood of fragments
+//! are first ones to ports that are no service, which the kernel would have had to take anyway.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
 use xdp_common::{
@@ -18,7 +18,7 @@ static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(FR
 pub(crate) fn expect(datagram: &Datagram, id: u32) {
     // An insert into an LRU map fails only for lack of memory for a moment. The later fragments
     // are then dropped and counted, and the sender retransmits.
-    if FRAGMENTS.insert(key(datagram, id), 0u32, 0).is_err() {}
+    let _ = FRAGMENTS.insert(key(datagram, id), 0u32, 0);
 }
 
 /// Whether the first fragment of the datagram passed.

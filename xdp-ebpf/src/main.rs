@@ -10,9 +10,11 @@ mod case;
 mod clock;
 mod closing;
 mod control;
+mod early;
 mod extensions;
 mod fragments;
 mod log;
+mod marks;
 mod options;
 mod packet;
 mod payload;
@@ -197,7 +199,10 @@ fn judge_ack(case: &Case<'_>, segment: &Segment, whole: bool) -> Result<Verdict,
     }
     // A cookie in fragments would be lost on TC, which sees them before they are put together.
     if whole && admit::verify(case.family, case.control, segment).is_some() {
+        early::expect(&segment.tuple);
         Ok(Verdict::CookieValid)
+    } else if early::is_expected(&segment.tuple) {
+        Ok(Verdict::Early)
     } else {
         Err(Verdict::CookieInvalid)
     }
@@ -281,6 +286,7 @@ fn admit_tcp(
     let (cookie, offer) = admit::verify(family, control, &segment)?;
     let admission = match Socket::lookup(ctx, family, &segment.tuple) {
         Some(socket) if socket.state().is_connection() => return None,
+        Some(_) if early::is_admitted(&segment.tuple) => return None,
         Some(socket) if socket.state().is_listener() => {
             match admit::assign(
                 ctx, packet, &segment, &cookie, &offer, entry, &socket, scratch,
@@ -295,6 +301,9 @@ fn admit_tcp(
         }
         _ => Admission::NoListener,
     };
+    if admission == Admission::Admitted {
+        early::admitted(&segment.tuple);
+    }
     stats::count_service(entry.id, admission.slot());
     log::epoch(ctx, control);
     Some(())

@@ -11,26 +11,41 @@ use aya_ebpf::{
 use xdp_common::wire::{Frame, OFFSET_MASK, Wire};
 use zerocopy::{Immutable, IntoBytes};
 
+/// Ethernet, IP and TCP headers with all their options, and some extension headers.
+const HEADERS_LEN: usize = 160;
+
 /// A packet, from the Ethernet header on.
 pub(crate) struct Packet {
     data: usize,
+    /// End of what can be read directly.
     end: usize,
+    /// Length of the whole packet, of which TC may see no more than the headers directly.
+    len: usize,
 }
 
 impl Packet {
     #[inline(always)]
     pub(crate) fn of_xdp(ctx: &XdpContext) -> Self {
+        let (data, end) = (ctx.data(), ctx.data_end());
         Self {
-            data: ctx.data(),
-            end: ctx.data_end(),
+            data,
+            end,
+            len: end - data,
         }
     }
 
+    /// With the headers where they can be read directly, wherever the driver has put them.
     #[inline(always)]
     pub(crate) fn of_tc(ctx: &TcContext) -> Self {
+        let len = ctx.len() as usize;
+        if ctx.data_end() - ctx.data() < len.min(HEADERS_LEN) {
+            // When memory is short this fails, and the packet is judged by what can be seen of it.
+            let _ = ctx.pull_data(len.min(HEADERS_LEN) as u32);
+        }
         Self {
             data: ctx.data(),
             end: ctx.data_end(),
+            len,
         }
     }
 
@@ -47,7 +62,7 @@ impl Packet {
     /// Cuts the packet to `len` bytes, which must not be more than it has.
     #[inline(always)]
     pub(crate) fn cut(self, ctx: &XdpContext, len: usize) -> Option<Self> {
-        let excess = (self.end - self.data) as i64 - len as i64;
+        let excess = self.len as i64 - len as i64;
         if excess != 0 {
             // SAFETY: the context is the kernel's own; the helper checks the bounds.
             let failed = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -excess as i32) };
@@ -90,6 +105,6 @@ impl Frame for Packet {
 
     #[inline(always)]
     fn len(&self) -> usize {
-        self.end - self.data
+        self.len
     }
 }

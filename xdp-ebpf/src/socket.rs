@@ -14,6 +14,7 @@ pub(crate) struct State(u32);
 impl State {
     const FIN_WAIT_1: Self = Self(4);
     const FIN_WAIT_2: Self = Self(5);
+    const TIME_WAIT: Self = Self(6);
     const CLOSE: Self = Self(7);
     const LISTEN: Self = Self(10);
     const CLOSING: Self = Self(11);
@@ -26,10 +27,14 @@ impl State {
     }
 
     /// Whether the server has closed first, so that the client's FIN takes the socket to
-    /// TIME_WAIT (RFC 9293 3.6).
+    /// TIME_WAIT (RFC 9293 3.6). Linux calls it that already in FIN_WAIT_2, once no process holds
+    /// the socket any more.
     #[inline(always)]
     pub(crate) fn ends_in_time_wait(self) -> bool {
-        self == Self::FIN_WAIT_1 || self == Self::FIN_WAIT_2 || self == Self::CLOSING
+        matches!(
+            self,
+            Self::FIN_WAIT_1 | Self::FIN_WAIT_2 | Self::CLOSING | Self::TIME_WAIT
+        )
     }
 
     #[inline(always)]

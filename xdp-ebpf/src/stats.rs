@@ -24,9 +24,8 @@ pub(crate) fn count_service(id: u16, slot: usize) {
 #[inline(always)]
 fn count(map: &PerCpuArray<Counters>, index: u32, slot: usize) {
     if let Some(counters) = map.get_ptr_mut(index) {
-        // SAFETY: the pointer is this CPU's element, and a program is not interrupted by another
-        // of its kind on the same CPU. (TC may count between two of XDP's instructions, in other
-        // slots.)
+        // SAFETY: the pointer is this CPU's element, and one packet is judged at a time on a CPU:
+        // XDP and TC programs run with bottom halves disabled and do not interrupt each other.
         unsafe { (*counters).packets[slot & (COUNTERS - 1)] += 1 };
     }
 }

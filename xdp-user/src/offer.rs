@@ -3,7 +3,7 @@
 
 use std::{fs, io, path::Path, str::FromStr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use xdp_common::abi::{OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE};
 
 /// `net.core.rmem_max` where a namespace does not show it: the kernel's default.
@@ -52,13 +52,20 @@ impl Sysctls {
     /// Reads those of the network namespace that levee runs in.
     ///
     /// # Errors
-    /// Names the setting that cannot be read or understood.
+    /// Names the setting that cannot be read or understood, or with which no client could be
+    /// admitted.
     pub fn read() -> Result<Self> {
         Self::read_from(Path::new("/proc/sys/net"))
     }
 
     fn read_from(root: &Path) -> Result<Self> {
         let flag = |name| Ok::<_, anyhow::Error>(number::<u64>(root, name)? != 0);
+        // `cookie_v4_check` and `cookie_v6_check` look at it before anything else.
+        ensure!(
+            flag("ipv4/tcp_syncookies")?,
+            "net.ipv4.tcp_syncookies is 0, allowed are 1 and 2: with 0 the kernel makes no socket of \
+             a cookie, whoever issued it. Set it with `sysctl -w net.ipv4.tcp_syncookies=1`"
+        );
         let rmem: Vec<u64> = numbers(root, "ipv4/tcp_rmem")?;
         let [_, default, max] = rmem[..] else {
             anyhow::bail!("net.ipv4.tcp_rmem holds {} numbers, not 3", rmem.len());
@@ -223,7 +230,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, value).unwrap();
         };
-        for name in ["timestamps", "sack", "window_scaling"] {
+        for name in ["timestamps", "sack", "window_scaling", "syncookies"] {
             set(&format!("ipv4/tcp_{name}"), "1\n");
         }
         set("ipv4/tcp_ecn", "2\n");
@@ -231,6 +238,13 @@ mod tests {
         assert_eq!(Sysctls::read_from(dir.path()).unwrap(), DEFAULTS);
         set("core/rmem_max", "1000000\n");
         assert_eq!(Sysctls::read_from(dir.path()).unwrap().rmem_max, 1_000_000);
+        set("ipv4/tcp_syncookies", "0\n");
+        let error = Sysctls::read_from(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("tcp_syncookies is 0, allowed are 1 and 2"),
+            "{error}"
+        );
+        set("ipv4/tcp_syncookies", "2\n");
         set("ipv4/tcp_sack", "maybe\n");
         let error = Sysctls::read_from(dir.path()).unwrap_err();
         assert!(

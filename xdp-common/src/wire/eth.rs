@@ -39,10 +39,14 @@ pub const ETH_P_8021AD: u16 = 0x88a8;
 pub const VLAN_TAGS_MAX: usize = 2;
 
 /// The EtherType behind the tags and the offset of the header it announces. `None` if the frame
-/// ends before.
+/// ends before, or is for more than one station: those are not TCP's (RFC 1122 4.2.3.10).
 #[inline(always)]
 pub fn parse(frame: &(impl Frame + ?Sized)) -> Option<(u16, usize)> {
-    let mut ether_type = frame.get::<EthHeader>(0)?.ether_type.get();
+    let header = frame.get::<EthHeader>(0)?;
+    if header.dst[0] & 1 != 0 {
+        return None;
+    }
+    let mut ether_type = header.ether_type.get();
     let mut offset = size_of::<EthHeader>();
     for _ in 0..VLAN_TAGS_MAX {
         if ether_type != ETH_P_8021Q && ether_type != ETH_P_8021AD {

@@ -52,8 +52,8 @@ const DESTINATION: u8 = 60;
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 const MORE_FRAGMENTS: u16 = 1;
 
-/// Extension headers that are followed. RFC 8200 4.1 lists six that a TCP segment may carry, and
-/// allows one of them twice.
+/// Extension headers that are followed. RFC 8200 4.1 lists five in front of which TCP may be seen,
+/// and allows one of them twice; one more for good measure.
 pub const EXTENSIONS_MAX: usize = 7;
 
 /// Default hop limit (the Linux default too).

@@ -63,7 +63,7 @@ pub struct Datagram {
 pub enum Fragment {
     /// Not fragmented.
     Whole,
-    /// The first fragment, with the datagram's identification in wire order.
+    /// The first fragment, with the datagram's identification.
     First(u32),
     /// Any later one.
     Later(u32),

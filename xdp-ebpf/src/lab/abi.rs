@@ -82,3 +82,12 @@ pub mod tcp_flag {
     /// The acknowledgement field counts.
     pub const ACK: u8 = 0x10;
 }
+
+/// The program that restores a frame before the program under test runs.
+pub mod restore {
+    /// Words of the frame.
+    pub const FRAME_WORDS: usize = 16;
+    /// Longest frame in bytes: Ethernet, two tags, IPv6 and a TCP header with 20 bytes of options
+    /// take 102.
+    pub const FRAME_BYTES_MAX: usize = FRAME_WORDS * 8;
+}

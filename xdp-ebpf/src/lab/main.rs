@@ -12,6 +12,7 @@ mod abi;
 mod flood;
 mod floor;
 mod frame;
+mod restore;
 mod switch;
 mod vlan;
 
