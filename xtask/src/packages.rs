@@ -60,6 +60,7 @@ pub(crate) const LAB: &[Tool] = &[
 const TESTS_ONLY: &[Tool] = &[
     installed("ss", "iproute2", "the options of accepted sockets"),
     installed("python3", "python3", "a server that speaks first"),
+    installed("ping", "iputils-ping", "what is not TCP"),
     Tool {
         program: "promtool",
         package: "prometheus",

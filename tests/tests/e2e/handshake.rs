@@ -1,0 +1,287 @@
+//! The moments around the handshake: lost segments, servers that speak first, ports used again.
+
+use std::{
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use levee_tests::{
+    abi::tcp_flag,
+    http,
+    server::Nginx,
+    switch::{LossRule, Payload},
+    topology::{CLIENT_V4, CLIENT_V6, Lab, host_addresses},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::common::{
+    Counted, LIMIT, PAGE, PLAIN_PORT, PORT, Server, assert_echo, connect, echo, eventually, lab,
+    passed, protect, try_connect,
+};
+
+/// The client takes the connection for open; the server hears of it with the first data.
+#[test]
+fn the_final_ack_is_lost() {
+    let mut lab = lab();
+    let levee = protect(&lab);
+    let _server = Nginx::start(&lab.host, &host_addresses(PORT)).unwrap();
+    let final_ack = LossRule {
+        flags_mask: tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN,
+        flags: tcp_flag::ACK,
+        payload: Payload::Empty,
+        skip: 0,
+        drop: 1,
+    };
+    for (lost, address) in (1..).zip(host_addresses(PORT)) {
+        lab.switch.set_loss(Some(final_ack)).unwrap();
+        let start = Instant::now();
+        let (status, body) = http::get_in(&lab.client, address, "/", LIMIT).unwrap();
+        println!("{address}: page after {:?}", start.elapsed());
+        assert_eq!((status, body.as_str()), (200, PAGE));
+        assert_eq!(lab.switch.counters().unwrap().lost, lost);
+    }
+    let counted = Counted::read(&levee);
+    println!("{counted:?}");
+    assert_eq!((counted.valid, counted.admitted), (2, 2));
+}
+
+/// The first data often arrives in one batch with the handshake's last ACK, before the kernel has
+/// made a socket of that. On this link nothing is lost, so nothing needs to be sent twice.
+#[test]
+fn data_right_behind_the_final_ack_is_not_lost() {
+    const CONNECTIONS: u32 = 200;
+    let lab = lab();
+    let levee = protect(&lab);
+    let ports = [PLAIN_PORT, PORT];
+    let addresses = ports.map(|port| host_addresses(port)[0]);
+    let _server = Nginx::start(&lab.host, &addresses).unwrap();
+    let mut retransmitted = ports.map(|_| 0);
+    for (address, retransmitted) in addresses.iter().zip(&mut retransmitted) {
+        for _ in 0..CONNECTIONS {
+            http::get_in(&lab.client, *address, "/", LIMIT).unwrap();
+        }
+        let line = "nstat -asz TcpRetransSegs";
+        let text = lab.client.tool(line).unwrap();
+        let count = text
+            .split_whitespace()
+            .skip_while(|&word| word != "TcpRetransSegs")
+            .nth(1);
+        *retransmitted = count.unwrap().parse::<u32>().unwrap();
+    }
+    let [without, with] = retransmitted;
+    println!(
+        "{} of {CONNECTIONS} sent again, {without} without levee",
+        with - without
+    );
+    println!("{:?}", Counted::read(&levee));
+    assert_eq!((without, with), (0, 0));
+}
+
+/// How long a client waits for the first byte of a server that speaks first.
+fn banner_after(lab: &Lab, address: SocketAddr) -> Duration {
+    let start = Instant::now();
+    let mut stream = connect(&lab.client, address);
+    let mut banner = [0; 6];
+    stream.read_exact(&mut banner).unwrap();
+    assert_eq!(&banner, b"hello\n");
+    start.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// The usual fault of SYN proxies is a wrong first ACK, and a banner that waits for the server's
+/// retransmission, a second later.
+#[test]
+fn a_banner_is_not_late() {
+    const ROUNDS: usize = 20;
+    const SLACK: Duration = Duration::from_millis(500);
+    let lab = lab();
+    let _levee = protect(&lab);
+    for (protected, plain) in host_addresses(PORT)
+        .into_iter()
+        .zip(host_addresses(PLAIN_PORT))
+    {
+        let _servers = [protected, plain].map(|address| {
+            Server::start(&lab.host, address, |mut stream| {
+                stream.write_all(b"hello\n")
+            })
+        });
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            with.push(banner_after(&lab, protected));
+            without.push(banner_after(&lab, plain));
+        }
+        let (with, without) = (median(with), median(without));
+        println!("{protected}: banner after {with:?} with levee, {without:?} without (medians)");
+        assert!(with < without + SLACK);
+    }
+}
+
+fn connect_from(lab: &Lab, source: SocketAddr, target: SocketAddr) -> TcpStream {
+    let stream = lab.client.run(|| {
+        let socket = Socket::new(Domain::for_address(source), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        socket.connect_timeout(&target.into(), LIMIT)?;
+        Ok(TcpStream::from(socket))
+    });
+    stream.unwrap_or_else(|error| panic!("{source} to {target}: {error:#}"))
+}
+
+/// The server closes first and keeps the old connection in TIME_WAIT; only that can answer the
+/// next SYN of the same port.
+fn port_is_used_again(lab: &Lab, source_ip: IpAddr, target: SocketAddr) {
+    const ROUNDS: usize = 5;
+    let _server = Server::start(&lab.host, target, |mut stream| {
+        stream.write_all(b"bye\n")?;
+        stream.shutdown(Shutdown::Write)?;
+        io::copy(&mut stream, &mut io::sink()).map(drop)
+    });
+    let mut closed = None;
+    for round in 0..ROUNDS {
+        let gap = closed.map(|closed: Instant| closed.elapsed());
+        let start = Instant::now();
+        let mut stream = connect_from(lab, SocketAddr::new(source_ip, 40_000), target);
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        println!(
+            "{source_ip}: round {round}, {gap:?} after the last, took {:?}",
+            start.elapsed()
+        );
+        assert_eq!(text, "bye\n");
+        drop(stream);
+        closed = Some(Instant::now());
+        eventually("the server's end is in TIME_WAIT", || {
+            let port = target.port();
+            let filter = format!("ss -tnH state time-wait sport = :{port}");
+            !lab.host.tool(&filter).unwrap().is_empty()
+        });
+    }
+}
+
+#[test]
+fn a_port_is_used_again_at_once() {
+    let lab = lab();
+    let levee = protect(&lab);
+    let [v4, v6] = host_addresses(PORT);
+    port_is_used_again(&lab, CLIENT_V4.into(), v4);
+    port_is_used_again(&lab, CLIENT_V6.into(), v6);
+    let met = passed(&levee, "syn_to_closing");
+    let counted = Counted::read(&levee);
+    println!("{met} SYNs met a closing connection; {counted:?}");
+    assert!(met > 0);
+}
+
+#[test]
+fn a_port_is_used_again_without_timestamps() {
+    let lab = lab();
+    lab.client.sysctl("net.ipv4.tcp_timestamps", "0").unwrap();
+    let _levee = protect(&lab);
+    port_is_used_again(&lab, CLIENT_V4.into(), host_addresses(PORT)[0]);
+}
+
+/// Connects and reports how it ended: the cookie is proven first, so the refusal may come during
+/// or after `connect`.
+fn refusal(lab: &Lab, address: SocketAddr) -> ErrorKind {
+    let mut stream = match try_connect(&lab.client, address) {
+        Ok(stream) => stream,
+        Err(error) => return error.downcast_ref::<io::Error>().unwrap().kind(),
+    };
+    let read = stream.read(&mut [0]);
+    read.map(|_| panic!("{address}: the connection was closed in order"))
+        .unwrap_err()
+        .kind()
+}
+
+#[test]
+fn nobody_listens() {
+    let lab = lab();
+    let levee = protect(&lab);
+    for address in host_addresses(PORT) {
+        let kind = refusal(&lab, address);
+        println!("{address}: {kind:?}");
+        let expected = [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset];
+        assert!(expected.contains(&kind), "{kind:?}");
+    }
+    let counted = Counted::read(&levee);
+    println!("{counted:?}");
+    assert_eq!((counted.valid, counted.no_listener), (2, 2));
+    assert_eq!(counted.admitted + counted.refused, 0);
+    // A server that comes later is found at once.
+    let address = host_addresses(PORT)[0];
+    let _server = Server::start(&lab.host, address, echo);
+    assert_echo(&connect(&lab.client, address), "late");
+}
+
+#[test]
+fn every_listener_of_a_group_gets_connections() {
+    const CONNECTIONS: usize = 64;
+    let lab = lab();
+    let levee = protect(&lab);
+    let address = host_addresses(PORT)[0];
+    let listeners = [(); 2].map(|()| {
+        lab.host.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(128)?;
+            Ok(TcpListener::from(socket))
+        })
+    });
+    let listeners = listeners.map(Result::unwrap);
+    let _clients: Vec<_> = (0..CONNECTIONS)
+        .map(|_| connect(&lab.client, address))
+        .collect();
+    eventually("all are admitted", || {
+        Counted::read(&levee).admitted == CONNECTIONS as u64
+    });
+    let accepted = listeners.map(|listener| {
+        listener.set_nonblocking(true).unwrap();
+        listener.incoming().map_while(Result::ok).count()
+    });
+    println!("{accepted:?} of {CONNECTIONS}");
+    assert_eq!(accepted.iter().sum::<usize>(), CONNECTIONS);
+    assert!(accepted.iter().all(|&count| count > 0), "{accepted:?}");
+}
+
+/// As Go's servers do by default since 1.24. The kernel makes no sockets from cookies for them.
+#[test]
+fn a_multipath_listener_is_refused_and_logged() {
+    const ATTEMPTS: u64 = 5;
+    let lab = lab();
+    let address = host_addresses(PORT)[0];
+    let listener = lab.host.run(|| {
+        let protocol = Some(Protocol::MPTCP);
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, protocol)?;
+        socket.bind(&address.into())?;
+        socket.listen(128)?;
+        Ok(socket)
+    });
+    let _listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => {
+            println!("skipped: this kernel has no Multipath TCP: {error:#}");
+            return;
+        }
+    };
+    let levee = protect(&lab);
+    let start = Instant::now();
+    for _ in 0..ATTEMPTS {
+        println!("{address}: {:?}", refusal(&lab, address));
+    }
+    let seconds = start.elapsed().as_secs() as usize;
+    let counted = Counted::read(&levee);
+    println!("{counted:?}");
+    assert_eq!((counted.refused, counted.admitted), (ATTEMPTS, 0));
+    let said = |what: &str| levee.log().unwrap().matches(what).count();
+    let refused = "made no socket for a proven client";
+    eventually("the refusal is logged", || said(refused) > 0);
+    println!("{}", levee.log().unwrap());
+    assert!(said(refused) <= seconds + 2, "at most one a second");
+    assert_eq!(said("Multipath TCP"), 1);
+}

@@ -1,0 +1,12 @@
+//! End to end: the real `levee` between a client and a server, in network namespaces. Every test
+//! prints what it measured (`--nocapture` shows it).
+
+mod common;
+mod flooded;
+mod handshake;
+mod keys;
+mod options;
+mod pages;
+mod raw;
+mod syns;
+mod transfer;

@@ -1,0 +1,198 @@
+//! Long connections: every byte arrives, whatever levee does meanwhile.
+
+use std::{
+    fs, io,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use levee_tests::{
+    levee::Levee,
+    topology::{INTERFACE, Lab, host_addresses},
+};
+
+use crate::common::{
+    Counted, LIMIT, PORT, Server, accept, assert_echo, connect, echo, lab, listen, passed, protect,
+};
+
+const BLOCK: usize = 64 << 10;
+const BLOCKS: u64 = 100_000_000_u64.div_ceil(BLOCK as u64);
+
+/// Bytes of a kind, of which no two blocks are alike: each is numbered.
+struct Pattern {
+    block: Vec<u8>,
+}
+
+impl Pattern {
+    fn new(kind: u8) -> Self {
+        let bytes = (0..BLOCK as u64).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8 ^ kind);
+        Self {
+            block: bytes.collect(),
+        }
+    }
+
+    fn numbered(&mut self, number: u64) -> &[u8] {
+        self.block[..8].copy_from_slice(&number.to_be_bytes());
+        &self.block
+    }
+
+    fn write(mut self, mut stream: &TcpStream, blocks: u64) -> io::Result<()> {
+        (0..blocks).try_for_each(|number| stream.write_all(self.numbered(number)))?;
+        stream.shutdown(Shutdown::Write)
+    }
+
+    fn expect(mut self, mut stream: &TcpStream, blocks: u64) {
+        let mut received = vec![0; BLOCK];
+        for number in 0..blocks {
+            stream.read_exact(&mut received).unwrap();
+            assert!(received == self.numbered(number), "block {number} differs");
+        }
+        assert_eq!(stream.read(&mut received).unwrap(), 0, "nothing behind");
+    }
+}
+
+/// 100 MB each way at once over one connection.
+fn both_ways(lab: &Lab, address: SocketAddr) {
+    const FROM_CLIENT: u8 = 1;
+    const FROM_SERVER: u8 = 2;
+    let listener = listen(&lab.host, address);
+    let client = connect(&lab.client, address);
+    let server = accept(&listener);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| Pattern::new(FROM_CLIENT).write(&client, BLOCKS).unwrap());
+        scope.spawn(|| Pattern::new(FROM_SERVER).write(&server, BLOCKS).unwrap());
+        scope.spawn(|| Pattern::new(FROM_SERVER).expect(&client, BLOCKS));
+        Pattern::new(FROM_CLIENT).expect(&server, BLOCKS);
+    });
+    let bytes = BLOCKS * BLOCK as u64;
+    println!("{address}: {bytes} bytes each way in {:?}", start.elapsed());
+}
+
+#[test]
+fn a_hundred_megabytes_each_way() {
+    let lab = lab();
+    let levee = protect(&lab);
+    for address in host_addresses(PORT) {
+        both_ways(&lab, address);
+    }
+    let counted = Counted::read(&levee);
+    println!("{counted:?}");
+    assert_eq!(counted.admitted, 2);
+}
+
+/// A levee that keeps its secret over restarts.
+fn with_own_secret(lab: &Lab) -> Levee {
+    let file = |name: &str| lab.scratch().join(name).display().to_string();
+    let mut arguments = vec![
+        "run".to_owned(),
+        format!("--iface={INTERFACE}"),
+        format!("--secret-file={}", file("secret")),
+        format!("--control-socket={}", file("levee.sock")),
+    ];
+    arguments.extend(host_addresses(PORT).map(|address| format!("--protect={address}")));
+    Levee::start(&lab.host, &arguments).unwrap()
+}
+
+fn stop(levee: Levee) {
+    let (status, log) = levee.stop().unwrap();
+    assert!(status.success(), "{status}: {log}");
+}
+
+#[test]
+fn no_byte_is_lost_over_restarts() {
+    const RESTARTS: u32 = 2;
+    let lab = lab();
+    let address = host_addresses(PORT)[0];
+    let mut levee = with_own_secret(&lab);
+    let secret = fs::read(lab.scratch().join("secret")).unwrap();
+    let listener = listen(&lab.host, address);
+    let client = connect(&lab.client, address);
+    let server = accept(&listener);
+    let levee = thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            // Paced, to last longer than the restarts.
+            let mut pattern = Pattern::new(0);
+            let mut stream = &client;
+            for number in 0..BLOCKS {
+                stream.write_all(pattern.numbered(number)).unwrap();
+                thread::sleep(Duration::from_millis(2));
+            }
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        let receiver = scope.spawn(|| Pattern::new(0).expect(&server, BLOCKS));
+        let mut during = 0;
+        for _ in 0..RESTARTS {
+            stop(levee);
+            levee = with_own_secret(&lab);
+            during += u32::from(!sender.is_finished());
+        }
+        println!("{during} of {RESTARTS} restarts during the transfer");
+        assert!(during > 0, "the transfer was over before a restart");
+        receiver.join().unwrap();
+        levee
+    });
+    assert_eq!(fs::read(lab.scratch().join("secret")).unwrap(), secret);
+    println!("{:?} since the last start", Counted::read(&levee));
+}
+
+#[test]
+fn connections_outlive_start_and_stop() {
+    let lab = lab();
+    let addresses = host_addresses(PORT);
+    let _servers = addresses.map(|address| Server::start(&lab.host, address, echo));
+    let before = addresses.map(|address| connect(&lab.client, address));
+    for stream in &before {
+        assert_echo(stream, "before levee");
+    }
+    let levee = protect(&lab);
+    for stream in &before {
+        assert_echo(stream, "since levee started");
+    }
+    let during = addresses.map(|address| connect(&lab.client, address));
+    for stream in &during {
+        assert_echo(stream, "by levee");
+    }
+    let (known, counted) = (passed(&levee, "connection"), Counted::read(&levee));
+    println!("{known} packets of connections; {counted:?}");
+    assert!(known > 0);
+    assert_eq!((counted.admitted, counted.invalid), (2, 0));
+    stop(levee);
+    for stream in before.iter().chain(&during) {
+        assert_echo(stream, "since levee stopped");
+    }
+    for address in addresses {
+        assert_echo(&connect(&lab.client, address), "after levee");
+    }
+}
+
+/// A client whose SYN was answered by one levee comes back to the next.
+#[test]
+fn clients_get_through_while_levee_restarts() {
+    let lab = lab();
+    let address = host_addresses(PORT)[0];
+    let _server = Server::start(&lab.host, address, echo);
+    let mut levee = with_own_secret(&lab);
+    let levee = thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let start = Instant::now();
+            let mut connections = 0;
+            while start.elapsed() < Duration::from_secs(4) && start.elapsed() < LIMIT {
+                assert_echo(&connect(&lab.client, address), "hello");
+                connections += 1;
+                thread::sleep(Duration::from_millis(5));
+            }
+            connections
+        });
+        while !clients.is_finished() {
+            stop(levee);
+            levee = with_own_secret(&lab);
+            thread::sleep(Duration::from_millis(500));
+        }
+        println!("{} connections, none failed", clients.join().unwrap());
+        levee
+    });
+    println!("{:?}", Counted::read(&levee));
+}
