@@ -1,2 +1,4 @@
 //! Benchmarks that run in the lab.
+pub mod datapath;
 pub mod flood;
+mod median;

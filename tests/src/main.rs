@@ -4,7 +4,10 @@ use std::{io, process::ExitCode};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use levee_tests::{
-    bench::flood::{self, BenchOptions},
+    bench::{
+        datapath::{self, DatapathOptions},
+        flood::{self, BenchOptions},
+    },
     demo::{self, DemoOptions},
     interrupt::{Interrupt, Interrupted},
 };
@@ -40,6 +43,15 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Nanoseconds per packet of the data path, for every path through it.
+    Datapath {
+        /// How often everything is measured; medians are reported.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// Print JSON on standard output; progress goes to standard error.
+        #[arg(long)]
+        json: bool,
+    },
     /// The highest rate of SYNs at which real clients still get through, for levee and others.
     Flood {
         /// How often everything is measured; medians are reported.
@@ -74,6 +86,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Demo { rate, seconds } => {
             demo::run(DemoOptions { rate, seconds }, &interrupt, &mut io::stdout())
         }
+        Command::Bench {
+            bench: Bench::Datapath { rounds, json },
+        } => datapath::run(DatapathOptions { rounds, json }, &interrupt),
         Command::Bench {
             bench: Bench::Flood { rounds, json },
         } => flood::run(BenchOptions { rounds, json }, &interrupt),

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use self::search::{Search, Trial, rate};
+use super::median::median;
 use crate::{
     client::{Load, LoadSpec},
     flood::{FloodKind, FloodSpec},
@@ -245,24 +246,5 @@ fn print_table(outcomes: &[Outcome], ceiling: f64) {
                 levee.max_pps_99 as f64 / best as f64
             );
         }
-    }
-}
-
-/// The median; of an even number of values the lower of the middle two. 0 for none.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len().saturating_sub(1) / 2;
-    values.get(middle).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(&mut []), 0.0);
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut [4.0, 1.0]), 1.0);
     }
 }
