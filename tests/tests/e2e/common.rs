@@ -149,6 +149,18 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
+    /// Exactly so many clients were admitted and none was turned away. A client's first data may
+    /// return the cookie once more, before there is a socket.
+    pub(crate) fn assert_admitted(&self, clients: u64) {
+        assert_eq!(self.admitted, clients, "{self:?}");
+        assert!(self.valid >= clients, "{self:?}");
+        assert_eq!(
+            self.invalid + self.no_listener + self.refused,
+            0,
+            "{self:?}"
+        );
+    }
+
     /// Reads them.
     pub(crate) fn read(levee: &Levee) -> Self {
         let metrics = levee.metrics().unwrap();
@@ -173,6 +185,13 @@ pub(crate) fn passed(levee: &Levee, reason: &str) -> u64 {
 
 fn sum(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> u64 {
     metrics.sum(name, labels) as u64
+}
+
+/// One of the kernel's counters of a namespace, by its name in `nstat`.
+pub(crate) fn kernel_counter(netns: &Netns, name: &str) -> u64 {
+    let text = netns.tool(&format!("nstat -asz {name}")).unwrap();
+    let mut words = text.split_whitespace().skip_while(|&word| word != name);
+    words.nth(1).expect("the counter exists").parse().unwrap()
 }
 
 /// Waits until something is so.

@@ -9,6 +9,7 @@ use std::{
 use levee_tests::{
     abi::tcp_flag,
     http,
+    levee::Levee,
     server::Nginx,
     switch::{LossRule, Payload},
     topology::{CLIENT_V4, CLIENT_V6, Lab, host_addresses},
@@ -16,8 +17,8 @@ use levee_tests::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::common::{
-    Counted, LIMIT, PAGE, PLAIN_PORT, PORT, Server, assert_echo, connect, echo, eventually, lab,
-    passed, protect, try_connect,
+    Counted, LIMIT, PAGE, PLAIN_PORT, PORT, Server, assert_echo, connect, echo, eventually,
+    kernel_counter, lab, passed, protect, try_connect,
 };
 
 /// The client takes the connection for open; the server hears of it with the first data.
@@ -43,39 +44,65 @@ fn the_final_ack_is_lost() {
     }
     let counted = Counted::read(&levee);
     println!("{counted:?}");
-    assert_eq!((counted.valid, counted.admitted), (2, 2));
+    counted.assert_admitted(2);
+}
+
+/// Segments that the client sends again when it makes connections to a protected and to an
+/// unprotected port, one after the other.
+fn sent_again(lab: &Lab, levee: &Levee, what: &str, connection: impl Fn(SocketAddr)) -> u64 {
+    const CONNECTIONS: u64 = 100;
+    let count = |port| {
+        let before = kernel_counter(&lab.client, "TcpRetransSegs");
+        for _ in 0..CONNECTIONS {
+            connection(host_addresses(port)[0]);
+        }
+        kernel_counter(&lab.client, "TcpRetransSegs") - before
+    };
+    let (without, with) = (count(PLAIN_PORT), count(PORT));
+    let counted = Counted::read(levee);
+    println!(
+        "{what}: {CONNECTIONS} connections, {with} segments sent again, {without} without levee"
+    );
+    println!("{counted:?}");
+    assert_eq!(counted.admitted, CONNECTIONS);
+    with.saturating_sub(without)
 }
 
 /// The first data often arrives in one batch with the handshake's last ACK, before the kernel has
 /// made a socket of that. On this link nothing is lost, so nothing needs to be sent twice.
 #[test]
-fn data_right_behind_the_final_ack_is_not_lost() {
-    const CONNECTIONS: u32 = 200;
+fn requests_right_behind_the_final_ack_are_not_lost() {
     let lab = lab();
     let levee = protect(&lab);
-    let ports = [PLAIN_PORT, PORT];
-    let addresses = ports.map(|port| host_addresses(port)[0]);
+    let addresses = [PLAIN_PORT, PORT].map(|port| host_addresses(port)[0]);
     let _server = Nginx::start(&lab.host, &addresses).unwrap();
-    let mut retransmitted = ports.map(|_| 0);
-    for (address, retransmitted) in addresses.iter().zip(&mut retransmitted) {
-        for _ in 0..CONNECTIONS {
-            http::get_in(&lab.client, *address, "/", LIMIT).unwrap();
-        }
-        let line = "nstat -asz TcpRetransSegs";
-        let text = lab.client.tool(line).unwrap();
-        let count = text
-            .split_whitespace()
-            .skip_while(|&word| word != "TcpRetransSegs")
-            .nth(1);
-        *retransmitted = count.unwrap().parse::<u32>().unwrap();
-    }
-    let [without, with] = retransmitted;
-    println!(
-        "{} of {CONNECTIONS} sent again, {without} without levee",
-        with - without
-    );
-    println!("{:?}", Counted::read(&levee));
-    assert_eq!((without, with), (0, 0));
+    let again = sent_again(&lab, &levee, "requests", |address| {
+        http::get_in(&lab.client, address, "/", LIMIT).unwrap();
+    });
+    assert_eq!(again, 0);
+}
+
+/// As above, with more than one segment of data.
+#[test]
+fn uploads_right_behind_the_final_ack_are_not_lost() {
+    let upload = vec![b'x'; 10_000];
+    let lab = lab();
+    let levee = protect(&lab);
+    let _servers = [PLAIN_PORT, PORT].map(|port| {
+        Server::start(&lab.host, host_addresses(port)[0], |mut stream| {
+            let received = io::copy(&mut stream, &mut io::sink())?;
+            writeln!(stream, "{received}")
+        })
+    });
+    let again = sent_again(&lab, &levee, "uploads", |address| {
+        let mut stream = connect(&lab.client, address);
+        stream.write_all(&upload).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut received = String::new();
+        stream.read_to_string(&mut received).unwrap();
+        assert_eq!(received.trim(), upload.len().to_string());
+    });
+    assert_eq!(again, 0);
 }
 
 /// How long a client waits for the first byte of a server that speaks first.

@@ -40,10 +40,8 @@ fn curl_gets_the_page(tags: &[Tag]) {
     }
     let counted = Counted::read(&levee);
     println!("{tags:x?}: {counted:?}");
-    assert_eq!(counted.valid, 2);
-    assert_eq!(counted.admitted, 2);
+    counted.assert_admitted(2);
     assert!(counted.sent >= 2);
-    assert_eq!(counted.no_listener + counted.refused, 0);
 }
 
 #[test]
@@ -98,7 +96,7 @@ fn in_generic_mode() {
     }
     let counted = Counted::read(&levee);
     println!("{counted:?}");
-    assert_eq!((counted.valid, counted.admitted), (2, 2));
+    counted.assert_admitted(2);
 }
 
 #[test]
@@ -160,5 +158,5 @@ fn an_unprotected_address_of_a_protected_port_is_left_alone() {
     }
     let counted = Counted::read(&levee);
     println!("{counted:?}");
-    assert_eq!((counted.valid, counted.admitted), (1, 1));
+    counted.assert_admitted(1);
 }
