@@ -27,7 +27,7 @@ pub(crate) fn mark(control: &Control, tuple: &Tuple) {
 /// before the data path was there left no mark.
 #[inline(always)]
 pub(crate) fn is_marked(control: &Control, tuple: &Tuple) -> bool {
-    control.clock_s <= CLOSING_TICK_S * CLOSING_TICKS_MAX as u32
+    control.clock_s <= CLOSING_TICK_S * u32::from(CLOSING_TICKS_MAX)
         || marks::is_fresh(
             &CLOSING,
             CLOSING_LINES,

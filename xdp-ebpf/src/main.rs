@@ -283,14 +283,12 @@ fn admit_tcp(
     }
     // The cookie first: a segment of an established connection practically never passes this, and
     // is spared the socket lookup that XDP has already made.
-    let (cookie, offer) = admit::verify(family, control, &segment)?;
+    let proof = admit::verify(family, control, &segment)?;
     let admission = match Socket::lookup(ctx, family, &segment.tuple) {
         Some(socket) if socket.state().is_connection() => return None,
         Some(_) if early::is_admitted(&segment.tuple) => return None,
         Some(socket) if socket.state().is_listener() => {
-            match admit::assign(
-                ctx, packet, &segment, &cookie, &offer, entry, &socket, scratch,
-            ) {
+            match admit::assign(ctx, packet, &segment, &proof, entry, &socket, scratch) {
                 Ok(admission) => admission,
                 Err(error) => {
                     drop(socket);

@@ -104,7 +104,7 @@ fn lookup<const WORDS: usize>(ctx: &impl EbpfContext, mut key: [u32; WORDS]) -> 
             ctx.as_ptr(),
             key.as_mut_ptr().cast::<bpf_sock_tuple>(),
             WORDS as u32 * 4,
-            BPF_F_CURRENT_NETNS as i64 as u64,
+            i64::from(BPF_F_CURRENT_NETNS) as u64,
             0,
         )
     }
