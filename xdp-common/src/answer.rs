@@ -125,3 +125,6 @@ impl Draft {
 pub const fn echoed_ecn(echo: u32) -> bool {
     echo & 1 != 0
 }
+
+#[cfg(test)]
+mod tests;
