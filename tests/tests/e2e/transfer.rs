@@ -4,6 +4,7 @@ use std::{
     fs, io,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -43,13 +44,16 @@ impl Pattern {
         stream.shutdown(Shutdown::Write)
     }
 
-    fn expect(mut self, mut stream: &TcpStream, blocks: u64) {
+    /// Reads to the end and returns how many blocks came.
+    fn expect(mut self, mut stream: &TcpStream) -> u64 {
         let mut received = vec![0; BLOCK];
-        for number in 0..blocks {
+        let mut number = 0;
+        while stream.peek(&mut [0]).unwrap() > 0 {
             stream.read_exact(&mut received).unwrap();
             assert!(received == self.numbered(number), "block {number} differs");
+            number += 1;
         }
-        assert_eq!(stream.read(&mut received).unwrap(), 0, "nothing behind");
+        number
     }
 }
 
@@ -64,8 +68,9 @@ fn both_ways(lab: &Lab, address: SocketAddr) {
     thread::scope(|scope| {
         scope.spawn(|| Pattern::new(FROM_CLIENT).write(&client, BLOCKS).unwrap());
         scope.spawn(|| Pattern::new(FROM_SERVER).write(&server, BLOCKS).unwrap());
-        scope.spawn(|| Pattern::new(FROM_SERVER).expect(&client, BLOCKS));
-        Pattern::new(FROM_CLIENT).expect(&server, BLOCKS);
+        let to_client = scope.spawn(|| Pattern::new(FROM_SERVER).expect(&client));
+        assert_eq!(Pattern::new(FROM_CLIENT).expect(&server), BLOCKS);
+        assert_eq!(to_client.join().unwrap(), BLOCKS);
     });
     let bytes = BLOCKS * BLOCK as u64;
     println!("{address}: {bytes} bytes each way in {:?}", start.elapsed());
@@ -101,9 +106,23 @@ fn stop(levee: Levee) {
     assert!(status.success(), "{status}: {log}");
 }
 
+/// Sends blocks, paced, until told to stop; returns how many.
+fn send_until(stop: &AtomicBool, mut stream: &TcpStream) -> u64 {
+    const BLOCKS_MAX: u64 = 30_000;
+    let mut pattern = Pattern::new(0);
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) && sent < BLOCKS_MAX {
+        stream.write_all(pattern.numbered(sent)).unwrap();
+        sent += 1;
+        thread::sleep(Duration::from_millis(2));
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    sent
+}
+
 #[test]
 fn no_byte_is_lost_over_restarts() {
-    const RESTARTS: u32 = 2;
+    const RESTARTS: u32 = 3;
     let lab = lab();
     let address = host_addresses(PORT)[0];
     let mut levee = with_own_secret(&lab);
@@ -111,27 +130,19 @@ fn no_byte_is_lost_over_restarts() {
     let listener = listen(&lab.host, address);
     let client = connect(&lab.client, address);
     let server = accept(&listener);
+    let done = AtomicBool::new(false);
     let levee = thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            // Paced, to last longer than the restarts.
-            let mut pattern = Pattern::new(0);
-            let mut stream = &client;
-            for number in 0..BLOCKS {
-                stream.write_all(pattern.numbered(number)).unwrap();
-                thread::sleep(Duration::from_millis(2));
-            }
-            stream.shutdown(Shutdown::Write).unwrap();
-        });
-        let receiver = scope.spawn(|| Pattern::new(0).expect(&server, BLOCKS));
-        let mut during = 0;
+        let sender = scope.spawn(|| send_until(&done, &client));
+        let receiver = scope.spawn(|| Pattern::new(0).expect(&server));
         for _ in 0..RESTARTS {
             stop(levee);
             levee = with_own_secret(&lab);
-            during += u32::from(!sender.is_finished());
         }
-        println!("{during} of {RESTARTS} restarts during the transfer");
-        assert!(during > 0, "the transfer was over before a restart");
-        receiver.join().unwrap();
+        assert!(!sender.is_finished(), "the transfer outlasts the restarts");
+        done.store(true, Ordering::Relaxed);
+        let (sent, received) = (sender.join().unwrap(), receiver.join().unwrap());
+        println!("{sent} blocks of {BLOCK} bytes over {RESTARTS} restarts");
+        assert_eq!(received, sent);
         levee
     });
     assert_eq!(fs::read(lab.scratch().join("secret")).unwrap(), secret);
