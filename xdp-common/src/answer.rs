@@ -108,6 +108,41 @@ impl Draft {
         }
     }
 
+    /// Words of [`to_words`](Self::to_words).
+    pub const WORDS: usize = ANSWER_WORDS_MAX / 2 + 1;
+
+    /// As machine words.
+    #[inline(always)]
+    pub const fn to_words(self) -> [u64; Self::WORDS] {
+        let [a, b, c, d, e, f] = self.words;
+        let rest = self.data.bits() as u64
+            | (self.flags.bits() as u64) << 16
+            | (self.option_words as u64) << 32
+            | (self.timestamp_at as u64) << 40
+            | (self.ecn as u64) << 48;
+        [pair(a, b), pair(c, d), pair(e, f), rest]
+    }
+
+    /// From [`to_words`](Self::to_words).
+    #[inline(always)]
+    pub const fn from_words([ab, cd, ef, rest]: [u64; Self::WORDS]) -> Self {
+        Self {
+            data: Data::from_bits(rest as u16),
+            words: [
+                ab as u32,
+                (ab >> 32) as u32,
+                cd as u32,
+                (cd >> 32) as u32,
+                ef as u32,
+                (ef >> 32) as u32,
+            ],
+            option_words: (rest >> 32) as u8 as usize,
+            flags: Flags::from_bits((rest >> 16) as u16),
+            timestamp_at: (rest >> 40) as u8,
+            ecn: (rest >> 48) & 1 != 0,
+        }
+    }
+
     /// Fills in our timestamp, `clock`, which must be even.
     #[inline(always)]
     pub fn stamp(&mut self, clock: u32) {
@@ -118,6 +153,11 @@ impl Draft {
             _ => {}
         }
     }
+}
+
+#[inline(always)]
+const fn pair(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
 }
 
 /// Whether ECN was agreed on, by the timestamp of ours that a client echoes.

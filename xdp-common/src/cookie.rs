@@ -134,6 +134,18 @@ impl Data {
     pub fn new(family: Family, offer: Offer) -> Self {
         Self(encode(family, offer))
     }
+
+    /// The nine bits.
+    #[inline(always)]
+    pub const fn bits(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// From [`bits`](Self::bits); more than nine are ignored.
+    #[inline(always)]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits as u32 & DATA_MASK)
+    }
 }
 
 /// Makes the cookie that answers a SYN. `tuple` is the SYN's; `slot` is the epoch's, 0 or 1.

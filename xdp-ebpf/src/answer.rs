@@ -16,6 +16,7 @@ use xdp_common::{
         ipv4::Ipv4Header,
         ipv6::Ipv6Header,
         tcp::{self, HEADER_LEN, Segment, TcpHeader},
+        tcp_options::PackedOptions,
     },
 };
 
@@ -55,9 +56,11 @@ pub(crate) fn syn(
     {
         return Err(Verdict::SynChecksum);
     }
-    let client = scratch::forget(&mut scratch.options, client);
+    let client = scratch::forget(&mut scratch.options, client.to_words());
+    let client = PackedOptions::from_words(client);
     let draft = Draft::new(family, segment.flags, segment.option_words, client, service);
-    let mut draft = scratch::forget(&mut scratch.draft, draft);
+    let draft = scratch::forget(&mut scratch.draft, draft.to_words());
+    let mut draft = Draft::from_words(draft);
     let slot = control.key_slot & 1;
     let key = control.keys[slot as usize];
     let cookie = cookie::issue(family, key, slot, &segment.tuple, segment.seq, draft.data);

@@ -77,7 +77,8 @@ fn judge(ctx: &XdpContext, subject: &mut Subject) -> Result<Verdict, Verdict> {
     let control = control::get().ok_or(Verdict::NotIp)?;
     let scratch = scratch::get().ok_or(Verdict::NotIp)?;
     let (ether_type, l3) = eth::parse(&packet).ok_or(Verdict::NotIp)?;
-    let l3 = scratch::forget(&mut scratch.l3, l3) & L3_MASK;
+    let [l3] = scratch::forget(&mut scratch.l3, [l3 as u64]);
+    let l3 = l3 as usize & L3_MASK;
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3);
@@ -249,7 +250,8 @@ fn admit_segment(ctx: &TcContext) -> Option<()> {
     let control = control::get()?;
     let scratch = scratch::get()?;
     let (ether_type, l3) = eth::parse(&packet)?;
-    let l3 = scratch::forget(&mut scratch.l3, l3) & L3_MASK;
+    let [l3] = scratch::forget(&mut scratch.l3, [l3 as u64]);
+    let l3 = l3 as usize & L3_MASK;
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3).ok()?;

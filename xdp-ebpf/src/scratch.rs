@@ -19,10 +19,10 @@ use crate::payload::Progress;
 
 /// What one packet needs.
 pub(crate) struct Scratch {
-    pub(crate) l3: MaybeUninit<usize>,
+    pub(crate) l3: [u64; 1],
+    pub(crate) options: [u64; PackedOptions::WORDS],
+    pub(crate) draft: [u64; Draft::WORDS],
     pub(crate) walk: MaybeUninit<Walk>,
-    pub(crate) options: MaybeUninit<PackedOptions>,
-    pub(crate) draft: MaybeUninit<Draft>,
     pub(crate) chain: MaybeUninit<Chain>,
     pub(crate) progress: MaybeUninit<Progress>,
 }
@@ -41,13 +41,18 @@ pub(crate) fn get() -> Option<&'static mut Scratch> {
 }
 
 /// `value`, of which the verifier knows nothing any more.
+///
+/// Whole words, volatile: so the compiler neither uses `value` in place of what is read, nor reads
+/// at another width than was written, which the CPU could not serve from its store buffer.
 #[inline(always)]
-pub(crate) fn forget<T: Copy>(place: &mut MaybeUninit<T>, value: T) -> T {
-    place.write(value);
-    let mut address = place.as_ptr();
-    // SAFETY: the template moves a register to itself. As far as the compiler knows it may write to
-    // memory, so that it cannot use `value` in place of what is read below.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) address, options(nostack, preserves_flags)) };
-    // SAFETY: written above, and nothing else has been.
-    unsafe { address.read() }
+pub(crate) fn forget<const WORDS: usize>(
+    place: &mut [u64; WORDS],
+    value: [u64; WORDS],
+) -> [u64; WORDS] {
+    for (place, word) in place.iter_mut().zip(value) {
+        // SAFETY: a reference is valid for writes.
+        unsafe { (&raw mut *place).write_volatile(word) };
+    }
+    // SAFETY: a reference is valid for reads.
+    core::array::from_fn(|i| unsafe { (&raw const place[i]).read_volatile() })
 }

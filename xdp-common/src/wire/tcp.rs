@@ -76,6 +76,12 @@ impl Flags {
         Self(self.0 | flags.0)
     }
 
+    /// From bits in the order of the header.
+    #[inline(always)]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits & 0xfff)
+    }
+
     /// The bits, in the order of the header.
     pub const fn bits(self) -> u16 {
         self.0

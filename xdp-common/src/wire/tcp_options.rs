@@ -256,6 +256,28 @@ const HAS_TIMESTAMPS: u32 = (OFFER_TIMESTAMPS as u32) << HAS_SHIFT;
 const HAS_MSS: u32 = 1 << 31;
 
 impl PackedOptions {
+    /// Words of [`to_words`](Self::to_words).
+    pub const WORDS: usize = 2;
+
+    /// As machine words.
+    #[inline(always)]
+    pub const fn to_words(self) -> [u64; Self::WORDS] {
+        [
+            self.bits as u64 | (self.value as u64) << 32,
+            self.echo as u64,
+        ]
+    }
+
+    /// From [`to_words`](Self::to_words).
+    #[inline(always)]
+    pub const fn from_words([bits_value, echo]: [u64; Self::WORDS]) -> Self {
+        Self {
+            bits: bits_value as u32,
+            value: (bits_value >> 32) as u32,
+            echo: echo as u32,
+        }
+    }
+
     /// Only those options that are also among the `OFFER_*` bits of `offer`; the MSS always is.
     #[inline(always)]
     pub const fn limited_to(self, offer: u8) -> Self {
