@@ -17,9 +17,9 @@ pub mod names {
     pub const IFACE_STATS: &str = "IFACE_STATS";
     /// `PerCpuArray<Counters>` by service id.
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
-    /// `Array<Marks>`: which connections may be in TIME_WAIT.
+    /// `Array<ClosingLine>`: which connections may be in TIME_WAIT.
     pub const CLOSING: &str = "CLOSING";
-    /// `Array<Marks>`: clients whose cookie was valid just now.
+    /// `Array<u32>`: clients whose cookie was valid just now.
     pub const EARLY: &str = "EARLY";
     /// `LruHashMap<TupleKey, u32>`: tuples that were handed to the kernel just now.
     pub const ADMITTED: &str = "ADMITTED";
@@ -157,13 +157,13 @@ pub struct Counters {
     pub packets: [u64; COUNTERS],
 }
 
-/// One cache line of marks: when something that hashes here was last seen, in ticks of the table's
-/// own; 0 for never.
+/// One cache line of `CLOSING`: when a connection that hashes here was last seen closing, in units
+/// of [`CLOSING_TICK_S`] of the controller's clock; 0 for never.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Marks {
-    /// Ticks, by the low bits of the hash.
-    pub ticks: [u8; 64],
+pub struct ClosingLine {
+    /// Marks, by the low bits of the connection's hash.
+    pub marks: [u8; 64],
 }
 
 /// Seconds per step of a mark in `CLOSING`.
@@ -173,11 +173,11 @@ pub const CLOSING_TICK_S: u32 = 4;
 /// time the server's last ACK may take.
 pub const CLOSING_TICKS_MAX: u8 = 18;
 
-/// Lines of `EARLY`, a power of two: one slot per client that was admitted within the last second,
-/// for about a hundred thousand of them.
-pub const EARLY_LINES: u32 = 2048;
+/// Slots of `EARLY`, a power of two: 512 KiB. Who hashes to a slot taken less than a second ago
+/// takes it over; at 10,000 new clients per second that happens to one in 13.
+pub const EARLY_SLOTS: u32 = 131_072;
 
-/// A mark in `EARLY` counts for this many ticks of 256 ms: the first round trips of a connection.
+/// A slot of `EARLY` counts for this many ticks of 256 ms: the first round trips of a connection.
 pub const EARLY_TICKS_MAX: u8 = 4;
 
 /// Tuples handed to the kernel that are remembered for a moment. The oldest go first.
@@ -215,8 +215,9 @@ const _: () = assert!(size_of::<Control>() == 64);
 const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 128);
 const _: () = assert!(size_of::<Counters>() == 256);
-const _: () = assert!(size_of::<Marks>() == 64);
+const _: () = assert!(size_of::<ClosingLine>() == 64);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<TupleKey>() == 40);
 const _: () = assert!(BUCKETS.is_power_of_two() && IFACES_MAX.is_power_of_two());
+const _: () = assert!(CLOSING_LINES.is_power_of_two() && EARLY_SLOTS.is_power_of_two());
 const _: () = assert!(SERVICES_MAX <= 1 << 16, "a service id is 16 bits");

@@ -9,14 +9,15 @@ use aya_ebpf::{
     maps::{Array, LruHashMap},
 };
 use xdp_common::{
-    abi::{ADMITTED_MAX, EARLY_LINES, EARLY_TICKS_MAX, Marks, TupleKey},
+    abi::{ADMITTED_MAX, EARLY_SLOTS, EARLY_TICKS_MAX, TupleKey},
     tuple::Tuple,
 };
 
-use crate::{clock, marks};
+use crate::clock;
 
+/// Who returned a valid cookie: 24 bits of the tuple's hash and the tick of when.
 #[map]
-static EARLY: Array<Marks> = Array::with_max_entries(EARLY_LINES, 0);
+static EARLY: Array<u32> = Array::with_max_entries(EARLY_SLOTS, 0);
 
 /// When a tuple was handed to the kernel, in jiffies. Exact, because a segment that is taken for an
 /// admitted client's is not admitted itself.
@@ -31,14 +32,35 @@ const BATCH_JIFFIES_MAX: u32 = 1;
 /// cookie but whose sequence number has moved on.
 #[inline(always)]
 pub(crate) fn expect(tuple: &Tuple) {
-    marks::set(&EARLY, EARLY_LINES, tuple, tick());
+    let hash = tuple.hash();
+    if let Some(slot) = EARLY.get_ptr_mut(index(hash)) {
+        // SAFETY: an aligned word of a live map element.
+        unsafe { slot.write_volatile(tag(hash) | u32::from(tick())) };
+    }
 }
 
-/// XDP: whether the tuple's cookie was valid within the last second. Passing a stranger is
-/// harmless: the kernel answers it with RST.
+/// XDP: whether the tuple's cookie was valid within the last second. A stranger is taken for it
+/// once in 2^24 times at most, harmlessly: the kernel answers it with RST.
 #[inline(always)]
 pub(crate) fn is_expected(tuple: &Tuple) -> bool {
-    marks::is_fresh(&EARLY, EARLY_LINES, tuple, tick(), EARLY_TICKS_MAX)
+    let hash = tuple.hash();
+    let Some(slot) = EARLY.get_ptr(index(hash)) else {
+        return false;
+    };
+    // SAFETY: an aligned word of a live map element.
+    let slot = unsafe { slot.read_volatile() };
+    slot & !0xff == tag(hash) && tick().wrapping_sub(slot as u8) <= EARLY_TICKS_MAX
+}
+
+#[inline(always)]
+const fn index(hash: u64) -> u32 {
+    (hash >> (u64::BITS - EARLY_SLOTS.trailing_zeros())) as u32 & (EARLY_SLOTS - 1)
+}
+
+/// Bits of the hash that the index does not use. Zero, as in an empty slot, is as good as any.
+#[inline(always)]
+const fn tag(hash: u64) -> u32 {
+    (hash >> 15) as u32 & !0xff
 }
 
 /// TC: the kernel is about to make the tuple's socket.
@@ -61,7 +83,7 @@ pub(crate) fn is_admitted(tuple: &Tuple) -> bool {
     clock::jiffies().wrapping_sub(when) <= BATCH_JIFFIES_MAX
 }
 
-/// Ticks of 256 ms, wrapping after a minute: a mark a minute old may count again, harmlessly.
+/// Ticks of 256 ms, wrapping after a minute: a slot a minute old counts again, harmlessly.
 #[inline(always)]
 fn tick() -> u8 {
     (clock::milliseconds() >> 8) as u8

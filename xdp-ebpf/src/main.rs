@@ -14,7 +14,6 @@ mod early;
 mod extensions;
 mod fragments;
 mod log;
-mod marks;
 mod options;
 mod packet;
 mod payload;

@@ -19,15 +19,14 @@ pub(crate) fn parse(
     segment: &Segment,
     scratch: &mut Scratch,
 ) -> (PackedOptions, Option<Sum>) {
-    let (options, sum) = match tcp_options::common_layout(packet, segment) {
+    match tcp_options::common_layout(packet, segment) {
         Some((options, sum)) => (options, Some(sum)),
         None => {
             let walk = scratch.walk.write(Walk::new(segment));
             run(&mut State { packet, walk });
-            (walk.options(), None)
+            (walk.options().into(), None)
         }
-    };
-    (options.into(), sum)
+    }
 }
 
 struct State<'p> {

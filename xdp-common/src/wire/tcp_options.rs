@@ -67,7 +67,7 @@ const SACK_END_WORD: u32 = 0x0402_0000;
 pub fn common_layout(
     frame: &(impl Frame + ?Sized),
     segment: &Segment,
-) -> Option<(TcpOptions, Sum)> {
+) -> Option<(PackedOptions, Sum)> {
     let area = segment.l4 + HEADER_LEN;
     match segment.option_words {
         5 => {
@@ -88,41 +88,43 @@ pub fn common_layout(
 
 /// Linux and Android: MSS, SACK permitted, timestamps, NOP, window scale.
 #[inline(always)]
-fn linux(words: &[U32; 5]) -> Option<TcpOptions> {
+fn linux(words: &[U32; 5]) -> Option<PackedOptions> {
     let [mss, sack_timestamps, value, echo, scale] = words.map(U32::get);
-    (is_mss(mss) && sack_timestamps == SACK_TIMESTAMPS_WORD && is_scale(scale)).then_some(
-        TcpOptions {
-            mss: Some(mss as u16),
-            window_scale: Some(scale as u8),
-            sack: true,
-            timestamps: Some(Timestamps { value, echo }),
-        },
-    )
+    let fits = is_mss(mss) && sack_timestamps == SACK_TIMESTAMPS_WORD && is_scale(scale);
+    fits.then_some(PackedOptions {
+        bits: HAS_MSS | HAS_WINDOW_SCALE | HAS_SACK | HAS_TIMESTAMPS | packed(mss, scale),
+        value,
+        echo,
+    })
 }
 
 /// Windows: MSS, NOP, window scale, NOP, NOP, SACK permitted.
 #[inline(always)]
-fn windows(words: &[U32; 3]) -> Option<TcpOptions> {
+fn windows(words: &[U32; 3]) -> Option<PackedOptions> {
     let [mss, scale, sack] = words.map(U32::get);
-    (is_mss(mss) && is_scale(scale) && sack == SACK_WORD).then_some(TcpOptions {
-        mss: Some(mss as u16),
-        window_scale: Some(scale as u8),
-        sack: true,
-        timestamps: None,
+    let fits = is_mss(mss) && is_scale(scale) && sack == SACK_WORD;
+    fits.then_some(PackedOptions {
+        bits: HAS_MSS | HAS_WINDOW_SCALE | HAS_SACK | packed(mss, scale),
+        value: 0,
+        echo: 0,
     })
 }
 
 /// Apple: MSS, NOP, window scale, NOP, NOP, timestamps, SACK permitted, end.
 #[inline(always)]
-fn apple(words: &[U32; 6]) -> Option<TcpOptions> {
+fn apple(words: &[U32; 6]) -> Option<PackedOptions> {
     let [mss, scale, timestamps, value, echo, sack] = words.map(U32::get);
     let fits = is_mss(mss) && is_scale(scale) && timestamps == TIMESTAMPS_WORD;
-    (fits && sack == SACK_END_WORD).then_some(TcpOptions {
-        mss: Some(mss as u16),
-        window_scale: Some(scale as u8),
-        sack: true,
-        timestamps: Some(Timestamps { value, echo }),
+    (fits && sack == SACK_END_WORD).then_some(PackedOptions {
+        bits: HAS_MSS | HAS_WINDOW_SCALE | HAS_SACK | HAS_TIMESTAMPS | packed(mss, scale),
+        value,
+        echo,
     })
+}
+
+/// The values of an MSS word and a window scale word as [`PackedOptions`] keeps them.
+const fn packed(mss: u32, scale: u32) -> u32 {
+    (mss & 0xffff) | (scale & 0xff) << 16
 }
 
 const fn is_mss(word: u32) -> bool {
@@ -233,7 +235,7 @@ impl Walk {
 /// Reads the options of a segment.
 pub fn parse(frame: &(impl Frame + ?Sized), segment: &Segment) -> TcpOptions {
     if let Some((options, _)) = common_layout(frame, segment) {
-        return options;
+        return options.into();
     }
     let mut walk = Walk::new(segment);
     while walk.step(frame) {}
@@ -241,6 +243,9 @@ pub fn parse(frame: &(impl Frame + ?Sized), segment: &Segment) -> TcpOptions {
 }
 
 /// [`TcpOptions`] in three words, of which none is ever undefined.
+///
+/// The data path passes options on in this form: in an `Option`, a missing value is undefined, and
+/// the verifier objects to what the compiler then makes of it.
 #[derive(Clone, Copy, Debug)]
 pub struct PackedOptions {
     /// MSS in bits 0 to 15, window scale in 16 to 23, which options are there from 24 on.

@@ -10,13 +10,12 @@ const DATA_PATH: [&str; 2] = ["xdp-common/src/", "xdp-ebpf/src/"];
 
 /// Modules of the data path that decide nothing about a packet: every stage may use them. All
 /// others are stages, and only `main.rs` puts those in order.
-const NO_STAGES: [&str; 12] = [
+const NO_STAGES: [&str; 11] = [
     "case",
     "clock",
     "control",
     "extensions",
     "log",
-    "marks",
     "options",
     "packet",
     "payload",
