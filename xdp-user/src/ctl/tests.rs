@@ -13,10 +13,10 @@ fn the_table_shows_what_matters() {
 levee 0.1.0 (pid 4711), up 1 h 2 min, cookie key epoch 27000000: protecting
 
 INTERFACE  MODE    PASSED  ANSWERED  DROPPED  PASSED/s  ANSWERED/s  DROPPED/s
-eth0       native   7 021     1 007   16 248        91          17        408
+eth0       native   8 045     1 007   16 248       125          17        408
 
 SERVICE  ADDRESS         SYN-ACKS  VALID  INVALID  ADMITTED  NO LISTENER  REFUSED
-web      192.0.2.10:443     2 007  2 004    2 021     2 024        2 025    2 026
+web      192.0.2.10:443     2 007  2 004    2 021     2 025        2 026    2 027
 
 DROP REASON         PACKETS
 reply_failed          1 023

@@ -29,9 +29,9 @@ fn every_value_has_its_line() {
         "levee_syncookies_sent_total{service=\"web\"} 2007",
         "levee_syncookies_valid_total{service=\"web\"} 2004",
         "levee_syncookies_invalid_total{service=\"web\"} 2021",
-        "levee_connections_admitted_total{service=\"web\"} 2024",
-        "levee_admission_failures_total{service=\"web\",reason=\"no_listener\"} 2025",
-        "levee_admission_failures_total{service=\"web\",reason=\"refused\"} 2026",
+        "levee_connections_admitted_total{service=\"web\"} 2025",
+        "levee_admission_failures_total{service=\"web\",reason=\"no_listener\"} 2026",
+        "levee_admission_failures_total{service=\"web\",reason=\"refused\"} 2027",
     ] {
         assert!(
             text.lines().any(|l| l == line),
