@@ -25,13 +25,9 @@ pub(crate) fn mark(control: &Control, tuple: &Tuple) {
     }
 }
 
-/// Whether the tuple's last connection may be in TIME_WAIT. At first, everything may: what closed
-/// before the data path was there left no mark.
+/// Whether the tuple's last connection may be in TIME_WAIT.
 #[inline(always)]
 pub(crate) fn is_marked(control: &Control, tuple: &Tuple) -> bool {
-    if control.clock_s <= CLOSING_TICK_S * u32::from(CLOSING_TICKS_MAX) {
-        return true;
-    }
     // SAFETY: a byte of a live map element.
     let mark = slot(tuple).map_or(0, |mark| unsafe { mark.read_volatile() });
     mark != 0 && now(control).wrapping_sub(mark) <= CLOSING_TICKS_MAX
