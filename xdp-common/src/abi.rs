@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{cookie::Key, tuple::Addr};
 
-/// Names of maps, programs and globals in the eBPF object.
+/// Names of the maps, programs and globals of the eBPF object that the controller deals with.
 pub mod names {
     /// `Array<Control>` with one element.
     pub const CONTROL: &str = "CONTROL";
@@ -17,12 +17,6 @@ pub mod names {
     pub const IFACE_STATS: &str = "IFACE_STATS";
     /// `PerCpuArray<Counters>` by service id.
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
-    /// `Array<ClosingLine>`: which connections may be in TIME_WAIT.
-    pub const CLOSING: &str = "CLOSING";
-    /// `Array<u32>`: clients whose cookie was valid just now.
-    pub const EARLY: &str = "EARLY";
-    /// `LruHashMap<TupleKey, u32>`: tuples that were handed to the kernel just now.
-    pub const ADMITTED: &str = "ADMITTED";
     /// `LruHashMap<FragmentKey, u32>`: first fragments that were admitted.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// The XDP program.
