@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    CONTROL_SOCKET, Config, ConfigError, Interface, METRICS_LISTEN, SECRET_FILE, error::Problems,
-    field, validate,
+    CONTROL_SOCKET, Config, ConfigError, Interface, METRICS_LISTEN, ProxyGlobals, SECRET_FILE,
+    error::Problems, field, validate,
 };
 
 /// The flags of `levee run` that stand in for a file, as typed.
@@ -51,6 +51,7 @@ impl Flags {
             verify_syn_checksum: true,
             metrics_listen: metrics_listen.flatten(),
             interfaces,
+            proxy: ProxyGlobals::default(),
             services,
         })
     }

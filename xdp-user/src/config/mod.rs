@@ -2,18 +2,23 @@
 //! sound. Pure: what has to be asked of the machine (does the interface exist, is the port free)
 //! is asked at start, not here.
 
-use std::{fs, net::SocketAddr, path::Path, path::PathBuf};
+use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 
 mod error;
 mod field;
 mod flags;
+mod proxy;
 mod raw;
 mod validate;
 
 pub use error::{ConfigError, Problem};
 pub use flags::Flags;
+pub use proxy::{
+    BACKENDS_MAX, Backend, Balance, Check, HealthPolicy, Keepalive, Limits, PREFIXES_MAX,
+    PROXY_SERVICES_MAX, Prefix, ProxyGlobals, ProxyService, ProxyVersion, Target, Timeouts,
+};
 
 /// Services that one configuration may protect; the data path's table has room for as many.
 pub const SERVICES_MAX: usize = xdp_common::abi::SERVICES_MAX as usize;
@@ -47,6 +52,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Interfaces to attach to: 1 to [`INTERFACES_MAX`], no name twice.
     pub interfaces: Vec<Interface>,
+    /// The proxy as a whole.
+    pub proxy: ProxyGlobals,
     /// Services to protect: 1 to [`SERVICES_MAX`], no name and no address twice.
     pub services: Vec<Service>,
 }
@@ -85,6 +92,35 @@ pub struct Service {
     pub window_scale: Option<u8>,
     /// Window of the SYN-ACK instead of the kernel's choice, bytes.
     pub window: Option<u16>,
+    /// How clients that proved themselves are served.
+    pub mode: Mode,
+}
+
+/// How a service's clients are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By a server on this machine.
+    Host(HostOptions),
+    /// By levee's proxy, which connects to a backend.
+    Proxy(Arc<ProxyService>),
+}
+
+/// What a service in `host` mode may have besides its address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostOptions {
+    /// How long the server's sockets may be in CLOSE_WAIT before levee ends them; `None` for ever.
+    pub reap_close_wait: Option<Duration>,
+}
+
+impl Service {
+    /// What is configured for `proxy` mode; `None` in another.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Arc<ProxyService>> {
+        match &self.mode {
+            Mode::Proxy(proxy) => Some(proxy),
+            Mode::Host(_) => None,
+        }
+    }
 }
 
 impl Config {

@@ -60,12 +60,14 @@ fn everything_can_be_set() {
                 attach: Attach::Native,
             },
         ],
+        proxy: ProxyGlobals::default(),
         services: vec![Service {
             name: "web".into(),
             address: "[2001:db8::1]:443".parse().unwrap(),
             mss: Some(1220),
             window_scale: Some(0),
             window: Some(65535),
+            mode: Mode::Host(HostOptions::default()),
         }],
     };
     assert_eq!(config, expected);

@@ -9,8 +9,8 @@ use std::{
 use toml::{Spanned, Value};
 
 use super::{
-    CONTROL_SOCKET, Config, ConfigError, INTERFACES_MAX, Interface, METRICS_LISTEN, SECRET_FILE,
-    SERVICES_MAX, Service,
+    CONTROL_SOCKET, Config, ConfigError, HostOptions, INTERFACES_MAX, Interface, METRICS_LISTEN,
+    Mode, ProxyGlobals, SECRET_FILE, SERVICES_MAX, Service,
     error::Problems,
     field::{self, Judged, refusal},
     raw::{self, Field},
@@ -48,6 +48,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
         verify_syn_checksum: verify.unwrap_or(true),
         metrics_listen: metrics,
         interfaces,
+        proxy: ProxyGlobals::default(),
         services,
     })
 }
@@ -60,6 +61,7 @@ pub(super) fn plain_service(address: SocketAddr) -> Service {
         mss: None,
         window_scale: None,
         window: None,
+        mode: Mode::Host(HostOptions::default()),
     }
 }
 

@@ -10,6 +10,7 @@ use xdp_common::{
 };
 
 use super::*;
+use crate::config::{HostOptions, Mode};
 
 const OFFER: KernelOffer = KernelOffer {
     flags: OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE,
@@ -26,6 +27,7 @@ fn service(address: SocketAddr) -> Service {
         mss: None,
         window_scale: None,
         window: None,
+        mode: Mode::Host(HostOptions::default()),
     }
 }
 

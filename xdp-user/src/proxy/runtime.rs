@@ -1,0 +1,194 @@
+//! Services and backends as they run: what workers, health checks, resolver and metrics share.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use super::stats::{BackendStats, ServiceStats};
+use crate::config::{Backend, ProxyService, Service, Target};
+
+/// A service in `proxy` mode that runs.
+#[derive(Debug)]
+pub struct ServiceRuntime {
+    /// Its name: the metric label.
+    pub name: String,
+    /// Where clients connect to.
+    pub address: SocketAddr,
+    /// What is configured for it.
+    pub config: Arc<ProxyService>,
+    /// Its backends.
+    pub pool: PoolCell,
+    /// What is counted for it. A reload keeps it.
+    pub stats: Arc<ServiceStats>,
+    /// Connections now. A reload keeps it.
+    pub active: Arc<AtomicU32>,
+}
+
+impl ServiceRuntime {
+    /// A service as configured, with the backends that need no resolving; `None` when it is not in
+    /// `proxy` mode. What `previous` counted goes on.
+    #[must_use]
+    pub fn new(service: &Service, previous: Option<&Self>) -> Option<Self> {
+        let config = service.proxy()?;
+        let fixed = config
+            .backends
+            .iter()
+            .filter_map(|backend| match backend.target {
+                Target::Address(address) => Some((backend, address)),
+                Target::Name { .. } => None,
+            });
+        let kept = previous.map(|previous| previous.pool.load());
+        let pool = Pool::new(fixed, kept.as_deref());
+        let (stats, active) = previous.map_or_else(Default::default, |previous| {
+            (Arc::clone(&previous.stats), Arc::clone(&previous.active))
+        });
+        Some(Self {
+            name: service.name.clone(),
+            address: service.address,
+            config: Arc::clone(config),
+            pool: PoolCell::new(pool),
+            stats,
+            active,
+        })
+    }
+}
+
+/// The pool in force; a new one replaces it whole.
+#[derive(Debug)]
+pub struct PoolCell {
+    pool: Mutex<Arc<Pool>>,
+    version: AtomicU32,
+}
+
+impl PoolCell {
+    fn new(pool: Pool) -> Self {
+        Self {
+            pool: Mutex::new(Arc::new(pool)),
+            version: AtomicU32::new(0),
+        }
+    }
+
+    /// The pool in force.
+    #[must_use]
+    pub fn load(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another pool in force.
+    pub fn store(&self, pool: Pool) {
+        *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(pool);
+        self.version.fetch_add(1, Relaxed);
+    }
+
+    /// Changes with every [`store`](Self::store): who keeps a pool looks here whether it still is
+    /// the one in force.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version.load(Relaxed)
+    }
+}
+
+/// The backends of a service, names resolved.
+#[derive(Debug, Default)]
+pub struct Pool {
+    /// At most [`BACKENDS_MAX`](crate::config::BACKENDS_MAX).
+    pub backends: Vec<Arc<BackendRuntime>>,
+}
+
+impl Pool {
+    /// A pool of these addresses. A backend that `previous` has under the same name and address
+    /// goes on with its counters, its connections and its health.
+    pub fn new<'b>(
+        backends: impl IntoIterator<Item = (&'b Backend, SocketAddr)>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let backends = backends.into_iter().map(|(backend, address)| {
+            let known = previous.and_then(|pool| {
+                pool.backends
+                    .iter()
+                    .find(|known| known.is(backend, address))
+            });
+            known.map_or_else(
+                || Arc::new(BackendRuntime::new(backend, address)),
+                Arc::clone,
+            )
+        });
+        Self {
+            backends: backends.collect(),
+        }
+    }
+}
+
+/// One address of a backend.
+#[derive(Debug)]
+pub struct BackendRuntime {
+    /// The configured name: the metric label.
+    pub name: String,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Configured weight.
+    pub weight: u16,
+    /// Bound on its connections; 0 for none.
+    pub connections_max: u32,
+    /// Connections now, those in progress included.
+    pub active: AtomicU32,
+    /// Whether it may get new connections.
+    pub usable: AtomicBool,
+    /// The weight in force: less than [`weight`](Self::weight) in a slow start.
+    pub weight_now: AtomicU16,
+    /// What is counted for it.
+    pub stats: BackendStats,
+}
+
+impl BackendRuntime {
+    fn new(backend: &Backend, address: SocketAddr) -> Self {
+        Self {
+            name: backend.name.clone(),
+            address,
+            weight: backend.weight,
+            connections_max: backend.connections_max,
+            active: AtomicU32::new(0),
+            usable: AtomicBool::new(true),
+            weight_now: AtomicU16::new(backend.weight),
+            stats: BackendStats::default(),
+        }
+    }
+
+    fn is(&self, backend: &Backend, address: SocketAddr) -> bool {
+        self.name == backend.name
+            && self.address == address
+            && self.weight == backend.weight
+            && self.connections_max == backend.connections_max
+    }
+
+    /// Takes a place among its connections; `None` when all are taken.
+    #[must_use]
+    pub fn try_take(self: &Arc<Self>) -> Option<ActiveGuard> {
+        let before = self.active.fetch_add(1, Relaxed);
+        let guard = ActiveGuard(Arc::clone(self));
+        // Whoever came too late gives its place back by dropping the guard.
+        (self.connections_max == 0 || before < self.connections_max).then_some(guard)
+    }
+}
+
+/// A place among a backend's connections, given back when dropped.
+#[derive(Debug)]
+pub struct ActiveGuard(Arc<BackendRuntime>);
+
+impl ActiveGuard {
+    /// The backend.
+    #[must_use]
+    pub const fn backend(&self) -> &Arc<BackendRuntime> {
+        &self.0
+    }
+}
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
