@@ -27,6 +27,8 @@ pub struct Reading {
 pub struct Rates {
     /// Segments of the flood sent to the host.
     pub offered: f64,
+    /// Frames that the host's receive queue had room for.
+    pub received: f64,
     /// SYN-ACKs that came back to spoofed sources.
     pub answered: f64,
     /// Drops by reason, largest first, without those that did not occur.
@@ -82,6 +84,7 @@ impl Reading {
         dropped.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         Rates {
             offered,
+            received: rate(self.uplink.sent, earlier.uplink.sent),
             answered: rate(
                 self.switch.syn_ack + self.switch.syn,
                 earlier.switch.syn_ack + earlier.switch.syn,

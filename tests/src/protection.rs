@@ -22,13 +22,15 @@ pub enum System {
     Synproxy,
     /// No server at all: XDP sends every frame back as it is. The ceiling of this lab.
     XdpTx,
+    /// No server at all: XDP drops every frame. What the flood generator delivers.
+    XdpDrop,
 }
 
 /// A system at work; dropping it takes it off.
 #[derive(Debug)]
 pub struct Protection {
     levee: Option<Levee>,
-    _bounce: Option<Object>,
+    _bare: Option<Object>,
 }
 
 impl System {
@@ -40,6 +42,7 @@ impl System {
             Self::Syncookies => "tcp_syncookies",
             Self::Synproxy => "nft_synproxy",
             Self::XdpTx => "xdp_tx",
+            Self::XdpDrop => "xdp_drop",
         }
     }
 
@@ -51,7 +54,7 @@ impl System {
         configure_kernel(lab)?;
         let mut protection = Protection {
             levee: None,
-            _bounce: None,
+            _bare: None,
         };
         match self {
             Self::Levee => {
@@ -59,11 +62,8 @@ impl System {
             }
             Self::Syncookies => {}
             Self::Synproxy => configure_synproxy(lab, services)?,
-            Self::XdpTx => {
-                let mut object = Object::load(&[])?;
-                object.attach_xdp(&lab.host, INTERFACE, "lab_tx", XdpMode::Driver)?;
-                protection._bounce = Some(object);
-            }
+            Self::XdpTx => protection._bare = Some(bare(lab, "lab_tx")?),
+            Self::XdpDrop => protection._bare = Some(bare(lab, "lab_drop")?),
         }
         Ok(protection)
     }
@@ -75,6 +75,13 @@ impl Protection {
     pub fn levee(&self) -> Option<&Levee> {
         self.levee.as_ref()
     }
+}
+
+/// One of the lab's programs alone on the host's interface.
+fn bare(lab: &Lab, program: &str) -> Result<Object> {
+    let mut object = Object::load(&[])?;
+    object.attach_xdp(&lab.host, INTERFACE, program, XdpMode::Driver)?;
+    Ok(object)
 }
 
 /// The same for all: cookies when the queue is full (the default), and queues as long as the web

@@ -17,7 +17,7 @@ use crate::{
     flood::{FloodKind, FloodSpec},
     format::{percent, quantity},
     interrupt::Interrupt,
-    observer::Reading,
+    observer::{Rates, Reading},
     protection::{Protection, System},
     server::Nginx,
     stats::Summary,
@@ -74,6 +74,7 @@ pub struct Outcome {
 pub fn run(options: BenchOptions, interrupt: &Interrupt) -> Result<()> {
     let mut systems = COMPARED.map(Candidate::new);
     let mut bounce = Candidate::new(System::XdpTx);
+    let mut delivered = Vec::new();
     for round in 1..=options.rounds.max(1) {
         eprintln!(
             "round {round} of {}: unlimited flood",
@@ -81,7 +82,7 @@ pub fn run(options: BenchOptions, interrupt: &Interrupt) -> Result<()> {
         );
         for candidate in systems.iter_mut().chain([&mut bounce]) {
             interrupt.check()?;
-            let answers = saturate(candidate.system, interrupt)?;
+            let answers = saturate(candidate.system, interrupt)?.answered;
             eprintln!(
                 "  {:<16} {:>8} answers/s",
                 candidate.system.name(),
@@ -89,6 +90,7 @@ pub fn run(options: BenchOptions, interrupt: &Interrupt) -> Result<()> {
             );
             candidate.saturated.push(answers);
         }
+        delivered.push(saturate(System::XdpDrop, interrupt)?.received);
         eprintln!("round {round}: search for the highest rate with 99 % success");
         let mut searches = COMPARED.map(|_| Search::new());
         while searches.iter().any(|search| search.next_rung().is_some()) {
@@ -114,6 +116,10 @@ pub fn run(options: BenchOptions, interrupt: &Interrupt) -> Result<()> {
         );
     } else {
         print_table(&outcomes, ceiling);
+        println!(
+            "the generator delivers {}/s to a bare XDP_DROP",
+            quantity(median(&mut delivered))
+        );
     }
     Ok(())
 }
@@ -206,8 +212,8 @@ fn trial(system: System, rung: usize, interrupt: &Interrupt) -> Result<Trial> {
     })
 }
 
-/// Answers per second under an unlimited flood.
-fn saturate(system: System, interrupt: &Interrupt) -> Result<f64> {
+/// What happens per second under an unlimited flood.
+fn saturate(system: System, interrupt: &Interrupt) -> Result<Rates> {
     let mut bench = Bench::new(system)?;
     let flood = bench.flood(None)?;
     interrupt.sleep(WARM_UP)?;
@@ -216,7 +222,7 @@ fn saturate(system: System, interrupt: &Interrupt) -> Result<f64> {
     interrupt.sleep(SATURATION)?;
     let end = Reading::take(&mut bench.lab, Some(&flood), levee)?;
     flood.stop()?;
-    Ok(end.since(&start).answered)
+    Ok(end.since(&start))
 }
 
 fn print_table(outcomes: &[Outcome], ceiling: f64) {
