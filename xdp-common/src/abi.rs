@@ -5,7 +5,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{cookie::Key, tuple::Addr};
+use crate::{closing, cookie::Key, tuple::Addr};
 
 /// Names of the maps, programs and globals of the eBPF object that the controller deals with.
 pub mod names {
@@ -17,6 +17,8 @@ pub mod names {
     pub const IFACE_STATS: &str = "IFACE_STATS";
     /// `PerCpuArray<Counters>` by service id.
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
+    /// `Array<ClosingMarks>` by [generation](crate::closing).
+    pub const CLOSING: &str = "CLOSING";
     /// `LruHashMap<FragmentKey, u32>`: first fragments that were admitted.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// The XDP program.
@@ -55,10 +57,6 @@ pub const IFACES_MAX: u32 = 64;
 /// Slots of one [`Counters`]; every [`Verdict`](crate::verdict::Verdict) has one.
 pub const COUNTERS: usize = 32;
 
-/// Lines of `CLOSING`, a power of two: with 64 slots each, one slot per connection that the server
-/// closed within the last minute, for about a million of them.
-pub const CLOSING_LINES: u32 = 16_384;
-
 /// Admitted datagrams whose later fragments are awaited at the same time. The oldest goes first.
 pub const FRAGMENTS_MAX: u32 = 16_384;
 
@@ -86,8 +84,8 @@ pub struct Control {
     pub key_slot: u32,
     /// Low 32 bits of the number of the epoch that `key_slot` belongs to, for the log.
     pub epoch: u32,
-    /// The controller's clock in seconds, monotonic and wrapping, 1 at its start. Were it to stop,
-    /// marks in `CLOSING` would stay, which costs a socket lookup each, and nothing else.
+    /// The controller's clock in seconds, monotonic and wrapping. Were it to stop, marks in
+    /// `CLOSING` would add up, which costs socket lookups and nothing else.
     pub clock_s: u32,
 }
 
@@ -151,21 +149,13 @@ pub struct Counters {
     pub packets: [u64; COUNTERS],
 }
 
-/// One cache line of `CLOSING`: when a connection that hashes here was last seen closing, in units
-/// of [`CLOSING_TICK_S`] of the controller's clock; 0 for never.
+/// One generation of `CLOSING`: a bit for every place that a connection's hash may choose.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct ClosingLine {
-    /// Marks, by the low bits of the connection's hash.
-    pub marks: [u8; 64],
+pub struct ClosingMarks {
+    /// Marks, where [`Place`](crate::closing::Place) says.
+    pub words: [u64; closing::WORDS],
 }
-
-/// Seconds per step of a mark in `CLOSING`.
-pub const CLOSING_TICK_S: u32 = 4;
-
-/// Steps for which a mark counts: Linux keeps TIME_WAIT for 60 s (`TCP_TIMEWAIT_LEN`), plus the
-/// time the server's last ACK may take.
-pub const CLOSING_TICKS_MAX: u8 = 18;
 
 /// Slots of `EARLY`, a power of two: 512 KiB. Who hashes to a slot taken less than a second ago
 /// takes it over; at 10,000 new clients per second that happens to one in 13.
@@ -209,9 +199,9 @@ const _: () = assert!(size_of::<Control>() == 64);
 const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 128);
 const _: () = assert!(size_of::<Counters>() == 256);
-const _: () = assert!(size_of::<ClosingLine>() == 64);
+const _: () = assert!(size_of::<ClosingMarks>() == 64 * 1024);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<TupleKey>() == 40);
 const _: () = assert!(BUCKETS.is_power_of_two() && IFACES_MAX.is_power_of_two());
-const _: () = assert!(CLOSING_LINES.is_power_of_two() && EARLY_SLOTS.is_power_of_two());
+const _: () = assert!(EARLY_SLOTS.is_power_of_two());
 const _: () = assert!(SERVICES_MAX <= 1 << 16, "a service id is 16 bits");

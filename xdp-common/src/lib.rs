@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod answer;
+pub mod closing;
 pub mod cookie;
 pub mod service;
 pub mod siphash;

@@ -8,7 +8,10 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use xdp_common::abi::{COUNTERS, Control, Counters, FragmentKey, ServiceBucket, names};
+use xdp_common::{
+    abi::{COUNTERS, ClosingMarks, Control, Counters, FragmentKey, ServiceBucket, names},
+    closing,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::services::BucketWrite;
@@ -22,6 +25,7 @@ pub struct Datapath {
     services: Array<MapData, Wire<ServiceBucket>>,
     iface_stats: PerCpuArray<MapData, Wire<Counters>>,
     service_stats: PerCpuArray<MapData, Wire<Counters>>,
+    closing: Array<MapData, Wire<ClosingMarks>>,
     fragments: HashMap<MapData, Wire<FragmentKey>, u32>,
 }
 
@@ -51,6 +55,7 @@ impl Datapath {
             services: take(ebpf, names::SERVICES)?,
             iface_stats: take(ebpf, names::IFACE_STATS)?,
             service_stats: take(ebpf, names::SERVICE_STATS)?,
+            closing: take(ebpf, names::CLOSING)?,
             fragments: take(ebpf, names::FRAGMENTS)?,
         })
     }
@@ -73,6 +78,19 @@ impl Datapath {
         self.services
             .set(write.index, Wire(write.bucket), 0)
             .with_context(|| format!("cannot write bucket {} of the map SERVICES", write.index))
+    }
+
+    /// Clears a generation of the marks of closing connections.
+    ///
+    /// # Errors
+    /// As [`set_control`](Self::set_control).
+    pub fn clear_closing(&mut self, generation: u32) -> Result<()> {
+        static NONE: Wire<ClosingMarks> = Wire(ClosingMarks {
+            words: [0; closing::WORDS],
+        });
+        self.closing
+            .set(generation, NONE, 0)
+            .with_context(|| format!("cannot clear generation {generation} of the map CLOSING"))
     }
 
     /// Starts the counters of a service at zero.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use xdp_common::abi::{Control, SERVICES_MAX};
+use xdp_common::{
+    abi::{Control, SERVICES_MAX},
+    closing,
+};
 
 use crate::{
     config::Service,
@@ -25,9 +28,6 @@ use crate::{
 /// second is to cover.
 pub const GRACE: Duration = Duration::from_secs(1);
 
-/// What the data path's clock starts at. Not 0, which it keeps for "never".
-pub const CLOCK_START_S: u32 = 1;
-
 /// A running data path, as far as it is told what to do.
 #[derive(Debug)]
 pub struct Protection {
@@ -39,6 +39,8 @@ pub struct Protection {
     services: Vec<Protected>,
     flipped: Option<Instant>,
     epoch: u64,
+    /// The generation of closing connections that was cleared last.
+    cleared: Option<u32>,
 }
 
 /// A service that is live in the data path.
@@ -66,7 +68,7 @@ impl Protection {
             generation: 0,
             key_slot: slot,
             epoch,
-            clock_s: CLOCK_START_S,
+            clock_s: 0,
         };
         datapath.set_control(&control)?;
         Ok(Self {
@@ -78,18 +80,20 @@ impl Protection {
             services: Vec::new(),
             flipped: None,
             epoch: schedule.current,
+            cleared: None,
         })
     }
 
     /// Puts the keys of the time in force, and sets the data path's clock to `uptime_s` seconds
-    /// behind its start. To be called once a second. True when a new epoch began.
+    /// behind its start, which makes it forget connections that closed long ago. To be called once
+    /// a second. True when a new epoch began.
     ///
     /// # Errors
     /// Fails when the kernel refuses a write.
     pub fn tick(&mut self, unix_s: u64, uptime_s: u32) -> Result<bool> {
-        // The data path takes differences only, so that it may wrap after 136 years.
-        self.control.clock_s = uptime_s.wrapping_add(CLOCK_START_S);
+        self.control.clock_s = uptime_s;
         self.datapath.set_control(&self.control)?;
+        self.forget_closed(uptime_s)?;
         let schedule = Schedule::at(unix_s);
         let held = KeyState {
             keys: self.control.keys,
@@ -105,6 +109,17 @@ impl Protection {
         let began = self.epoch != schedule.current;
         self.epoch = schedule.current;
         Ok(began)
+    }
+
+    /// Clears the next generation of closing connections as soon as it is the next one: a generation
+    /// before its time. Were this too late, old marks would count once more.
+    fn forget_closed(&mut self, clock_s: u32) -> Result<()> {
+        let next = closing::next(clock_s);
+        if self.cleared != Some(next) {
+            self.datapath.clear_closing(next)?;
+            self.cleared = Some(next);
+        }
+        Ok(())
     }
 
     /// What is left of [`GRACE`] at `now`: [`publish`](Self::publish) has to wait as long.
