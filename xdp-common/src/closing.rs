@@ -41,7 +41,7 @@ impl Place {
 /// The generation that marks are set in when the controller's clock says `clock_s`.
 #[inline(always)]
 pub const fn current(clock_s: u32) -> u32 {
-    clock_s / GENERATION_S & (GENERATIONS - 1)
+    (clock_s / GENERATION_S) & (GENERATIONS - 1)
 }
 
 /// The generation before, whose marks count as well.
