@@ -3,6 +3,7 @@
 //! **Architecture invariant:** nothing here reads a clock, touches a socket or holds a lock. Time is
 //! passed in as a [`Tick`], so that everything can be simulated in virtual time.
 
+pub mod connection;
 pub mod reason;
 pub mod tcp;
 
