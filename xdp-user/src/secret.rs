@@ -92,17 +92,17 @@ impl Secret {
             "the secret file {name} belongs to user {owner}, allowed is root or the user levee \
              runs as ({us})"
         );
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         // One byte more than allowed is enough to tell that it is too long.
         file.take(FILE_LEN as u64 + 1)
-            .read_to_string(&mut text)
+            .read_to_end(&mut bytes)
             .with_context(|| format!("cannot read the secret file {name}"))?;
-        Self::parse(&text).with_context(|| format!("in the secret file {name}"))
+        Self::parse(&bytes).with_context(|| format!("in the secret file {name}"))
     }
 
-    fn parse(text: &str) -> Result<Self> {
-        let digits = text.strip_suffix('\n').unwrap_or(text);
-        let valid = digits.len() == 2 * SECRET_LEN && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    fn parse(text: &[u8]) -> Result<Self> {
+        let digits = text.strip_suffix(b"\n").unwrap_or(text);
+        let valid = digits.len() == 2 * SECRET_LEN && digits.iter().all(u8::is_ascii_hexdigit);
         if !valid {
             // What was found is not quoted: it may be a secret with a typing error.
             bail!(
@@ -113,7 +113,7 @@ impl Secret {
             );
         }
         let mut bytes = [0; SECRET_LEN];
-        for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
             *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
         }
         Ok(Self(bytes))
@@ -169,7 +169,10 @@ impl TemporaryFile {
             .file_name()
             .context("the path names no file")?
             .to_owned();
-        name.push(format!(".{}.tmp", std::process::id()));
+        // Not the process's number, which is the same at every start in a container: what a start
+        // that was killed left behind must not be in the way.
+        let number = getrandom::u64().context("cannot get random bytes")?;
+        name.push(format!(".{number:016x}.tmp"));
         let path = final_path.with_file_name(name);
         let mut file = OpenOptions::new()
             .write(true)
@@ -229,8 +232,8 @@ mod tests {
     #[test]
     fn reads_either_case_and_no_newline() {
         let expected = Secret::new([0xab; SECRET_LEN]);
-        assert!(Secret::parse(&"aB".repeat(SECRET_LEN)).unwrap() == expected);
-        assert!(Secret::parse(&("Ab".repeat(SECRET_LEN) + "\n")).unwrap() == expected);
+        assert!(Secret::parse("aB".repeat(SECRET_LEN).as_bytes()).unwrap() == expected);
+        assert!(Secret::parse(("Ab".repeat(SECRET_LEN) + "\n").as_bytes()).unwrap() == expected);
     }
 
     #[test]
@@ -267,9 +270,24 @@ mod tests {
             assert!(error.contains("allowed: 64 hexadecimal digits"), "{error}");
             assert!(text.is_empty() || !error.contains(text), "{error}");
         }
+        fs::write(&path, [0xff; 64]).unwrap();
+        let binary = error(&path);
+        assert!(
+            binary.contains("found 64 bytes that are no secret"),
+            "{binary}"
+        );
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(error(&path).contains("is not a regular file"));
+    }
+
+    #[test]
+    fn what_a_killed_start_left_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let temporary = || TemporaryFile::create(&path, "").unwrap();
+        let (left, new) = (temporary(), temporary());
+        assert_ne!(left.0, new.0);
     }
 
     #[test]
