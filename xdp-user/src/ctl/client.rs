@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::{LINE_LEN_MAX, Request, Response};
 
@@ -47,6 +47,11 @@ fn exchange(mut stream: UnixStream, request: Request) -> Result<Response> {
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(LINE_LEN_MAX)).read_line(&mut answer)?;
+    let read = BufReader::new(stream.take(LINE_LEN_MAX)).read_line(&mut answer);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => anyhow!("it said nothing for {} s", TIMEOUT.as_secs()),
+        _ => anyhow!(error),
+    })?;
+    ensure!(!answer.is_empty(), "it ended the connection without a word");
     serde_json::from_str(&answer).context("the answer is of another version of levee")
 }

@@ -25,13 +25,17 @@ use super::{Reloaded, Request, Response, Status};
 use crate::shared::Shared;
 
 /// Clients served at once; more wait.
-const CLIENTS_MAX: usize = 8;
+const CLIENTS_MAX: usize = 64;
 
 /// Length of a request, bytes.
 const REQUEST_LEN_MAX: u64 = 256;
 
-/// How long a client may take to ask, and to read the answer.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to ask, which `levee` does at once. Short, so that others get their
+/// turn however many connect and stay silent.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a client may take to read the answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept, as when file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -151,17 +155,17 @@ async fn serve_client(
     commands: &mpsc::Sender<Command>,
 ) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
+    let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(REQUEST_LEN_MAX));
-    time::timeout(CLIENT_TIMEOUT, reader.read_line(&mut line)).await??;
-    let response = match serde_json::from_str(&line) {
+    time::timeout(ASK_TIMEOUT, reader.read_until(b'\n', &mut line)).await??;
+    let response = match serde_json::from_slice(&line) {
         Ok(request) => answer(request, shared, commands).await,
         Err(error) => Err(error).context("cannot understand the request"),
     };
     let response = response.unwrap_or_else(|error| Response::Error(format!("{error:#}")));
     let mut line = serde_json::to_vec(&response)?;
     line.push(b'\n');
-    time::timeout(CLIENT_TIMEOUT, writer.write_all(&line)).await??;
+    time::timeout(READ_TIMEOUT, writer.write_all(&line)).await??;
     Ok(())
 }
 

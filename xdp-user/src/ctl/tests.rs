@@ -1,4 +1,14 @@
-use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, thread};
+use std::{
+    io::{Read as _, Write as _},
+    net::Shutdown,
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::Arc,
+    thread,
+};
 
 use tokio::{runtime::Runtime, sync::mpsc};
 
@@ -93,6 +103,63 @@ fn clients_are_answered() {
     });
 }
 
+/// Sends bytes and reads what comes back.
+fn say(path: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    // The server may have heard enough before all of it is sent.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn nonsense_is_answered_with_an_error() {
+    with_server(|path| {
+        let endless = vec![b'['; 1 << 20];
+        let cases: [&[u8]; 6] = [
+            b"",
+            b"\n",
+            b"\"stat",
+            b"\xff\xfe\0\n",
+            b"\"sleep\"\n",
+            &endless,
+        ];
+        for bytes in cases {
+            let answer = say(path, bytes);
+            assert!(answer.contains("cannot understand the request"), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn silent_clients_do_not_keep_others_out() {
+    with_server(|path| {
+        let silent: Vec<_> = (0..200)
+            .map(|_| UnixStream::connect(path).unwrap())
+            .collect();
+        request(path, Request::Reload).unwrap();
+        drop(silent);
+    });
+}
+
+#[test]
+fn a_server_that_says_nothing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            // Unread bytes would make the end a reset.
+            stream.read_exact(&mut [0; "\"status\"\n".len()]).unwrap();
+        });
+        let error = format!("{:#}", request(&path, Request::Status).unwrap_err());
+        assert!(error.contains("without a word"), "{error}");
+    });
+}
+
 #[test]
 fn a_live_socket_is_refused_and_a_stale_one_replaced() {
     with_server(|path| {
@@ -101,7 +168,7 @@ fn a_live_socket_is_refused_and_a_stale_one_replaced() {
         let error = bind(path).unwrap_err().to_string();
         assert!(error.contains("another levee is running"), "{error}");
         let stale = path.with_file_name("stale.sock");
-        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        drop(UnixListener::bind(&stale).unwrap());
         assert!(stale.exists());
         drop(bind(&stale).unwrap());
         std::fs::write(&stale, "precious").unwrap();
