@@ -1,6 +1,8 @@
 //! The HTTP server for Prometheus and for health checks: `/metrics`, `/-/healthy`, `/-/ready`.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use http_body_util::Full;
@@ -12,20 +14,25 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time};
+use tokio::{
+    net::TcpListener,
+    task::{self, AbortHandle, JoinSet},
+    time,
+};
 
 use crate::{
     metrics::{self, Metrics},
     shared::Shared,
 };
 
-/// Connections served at once; more wait. Prometheus needs one.
+/// Connections served at once. Prometheus needs one. The oldest gives way to a newer one, so that
+/// nobody who holds connections open keeps others from being served.
 const CONNECTIONS_MAX: usize = 32;
 
 /// Time a client has for the head of a request, also on a connection kept alive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Time a connection lives at most, so that idle or slow ones do not use up the places.
+/// Time a connection lives at most.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Pause after a failed accept, as when file descriptors ran out.
@@ -58,12 +65,10 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
 /// Fails only before the first connection.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<Infallible> {
     let metrics = Arc::new(Metrics::new().context("cannot set up the metrics")?);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Dropping the set ends its connections.
     let mut connections = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await?;
-        while connections.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -77,7 +82,14 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<Infalli
             let page = page(&request, &shared, &metrics);
             async { Ok::<_, Infallible>(page) }
         });
-        connections.spawn(async move {
+        while connections.try_join_next().is_some() {}
+        by_age.retain(|connection| !connection.is_finished());
+        if by_age.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = by_age.pop_front()
+        {
+            oldest.abort();
+        }
+        by_age.push_back(connections.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
@@ -85,8 +97,9 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<Infalli
             if let Ok(Err(error)) = time::timeout(CONNECTION_TIMEOUT, connection).await {
                 log::debug!("metrics server: {error}");
             }
-            drop(place);
-        });
+        }));
+        // Whoever came in a crowd and has asked already is answered before the next comes in.
+        task::yield_now().await;
     }
 }
 
@@ -142,4 +155,73 @@ fn page_of(status: StatusCode, content_type: &'static str, body: String) -> Page
         hyper::header::HeaderValue::from_static(content_type),
     );
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpStream,
+    };
+
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    /// Runs `test` against a server of a levee that is starting.
+    fn with_server(test: impl FnOnce(SocketAddr) + Send + 'static) {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = tokio::spawn(serve(listener, Arc::new(Shared::new())));
+            task::spawn_blocking(move || test(address)).await.unwrap();
+            server.abort();
+        });
+    }
+
+    fn say(address: SocketAddr, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        // The server may have heard enough before all of it is sent.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[test]
+    fn pages_and_refusals() {
+        with_server(|address| {
+            let huge = [&b"GET / HTTP/1.1\r\nX: "[..], &[b'a'; 1 << 20]].concat();
+            let cases: [(&[u8], &str); 8] = [
+                (b"GET /-/healthy HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
+                (b"GET /-/ready HTTP/1.0\r\n\r\n", "HTTP/1.0 503"),
+                (b"GET /nothing HTTP/1.0\r\n\r\n", "HTTP/1.0 404"),
+                (b"POST /metrics HTTP/1.0\r\n\r\n", "HTTP/1.0 405"),
+                (b"GET /\xff HTTP/1.0\r\n\r\n", "HTTP/1.1 400"),
+                (b"GET /metrics\r\n\r\n", "HTTP/1.1 400"),
+                (b"\x16\x03\x01\x02\x00\r\n\r\n", "HTTP/1.1 400"),
+                (&huge, "HTTP/1.1 431"),
+            ];
+            for (request, expected) in cases {
+                let answer = say(address, request);
+                assert!(answer.starts_with(expected), "{expected}: {answer}");
+            }
+        });
+    }
+
+    #[test]
+    fn idle_connections_do_not_keep_others_out() {
+        with_server(|address| {
+            let idle: Vec<_> = (0..4 * CONNECTIONS_MAX)
+                .map(|_| TcpStream::connect(address).unwrap())
+                .collect();
+            let answer = say(address, b"GET /-/healthy HTTP/1.0\r\n\r\n");
+            assert!(answer.contains("levee is healthy"), "{answer}");
+            drop(idle);
+        });
+    }
 }
