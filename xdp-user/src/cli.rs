@@ -102,7 +102,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("levee: {error:#}");
+            // Not `eprintln!`, which panics where nobody reads stderr any more.
+            let _ = writeln!(io::stderr(), "levee: {error:#}");
             ExitCode::FAILURE
         }
     }
