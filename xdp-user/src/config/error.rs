@@ -2,6 +2,9 @@
 
 use std::{error::Error, fmt, ops::Range};
 
+/// Problems that are printed; what comes after them is only counted.
+const SHOWN_MAX: usize = 100;
+
 /// One thing wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -24,7 +27,7 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, problem) in self.problems.iter().enumerate() {
+        for (position, problem) in self.problems.iter().take(SHOWN_MAX).enumerate() {
             if position > 0 {
                 f.write_str("\n")?;
             }
@@ -37,7 +40,10 @@ impl fmt::Display for ConfigError {
             }
             write!(f, ": {}", problem.message)?;
         }
-        Ok(())
+        match self.problems.len().saturating_sub(SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, "\n{}: {more} more problem(s)", self.source_name),
+        }
     }
 }
 
@@ -47,14 +53,18 @@ impl Error for ConfigError {}
 #[derive(Debug)]
 pub(super) struct Problems<'a> {
     text: &'a str,
+    /// Byte offsets, so that a line is found without reading all of the text for every problem.
+    newlines: Vec<usize>,
     found: Vec<Problem>,
 }
 
 impl<'a> Problems<'a> {
     /// `text` is the file that spans point into; empty for the command line.
     pub(super) fn new(text: &'a str) -> Self {
+        let newlines = text.match_indices('\n').map(|(offset, _)| offset);
         Self {
             text,
+            newlines: newlines.collect(),
             found: Vec::new(),
         }
     }
@@ -74,8 +84,8 @@ impl<'a> Problems<'a> {
         if self.text.is_empty() {
             return None;
         }
-        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
-        Some(1 + before.iter().filter(|&&byte| byte == b'\n').count())
+        let offset = offset.min(self.text.len());
+        Some(1 + self.newlines.partition_point(|&newline| newline < offset))
     }
 
     /// The problems as an error, if there are any.

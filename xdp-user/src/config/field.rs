@@ -4,13 +4,19 @@
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    path::PathBuf,
+    path::{Path, PathBuf, absolute},
 };
 
 use super::{Attach, SERVICE_NAME_LEN_MAX};
 
 /// Longest interface name, bytes: `IFNAMSIZ` less the terminating zero.
 const INTERFACE_NAME_LEN_MAX: usize = 15;
+
+/// Longest path of a Unix socket, bytes: `sun_path` less the terminating zero.
+const SOCKET_PATH_LEN_MAX: usize = 107;
+
+/// Characters of a refused value that are shown.
+const FOUND_LEN_MAX: usize = 100;
 
 const ADDRESS_ALLOWED: &str =
     "ADDRESS:PORT of the service, such as \"192.0.2.10:443\" or \"[2001:db8::10]:443\"";
@@ -23,11 +29,34 @@ pub(super) fn refusal(found: impl std::fmt::Display, allowed: &str) -> String {
     format!("found {found}, allowed: {allowed}")
 }
 
+/// A value as it is shown to the operator: in quotes, without what a terminal would act on, and
+/// cut where it is too long to be looked at.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(FOUND_LEN_MAX) {
+        Some((end, _)) => format!("{:?}... ({} bytes)", &text[..end], text.len()),
+        None => format!("{text:?}"),
+    }
+}
+
+/// As [`quoted`], without the quotes: for text that quotes by itself.
+pub(super) fn printable(text: &str) -> String {
+    const LEN_MAX: usize = 400;
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    let mut shown: String = text.chars().take(LEN_MAX).map(escape).collect();
+    if text.chars().nth(LEN_MAX).is_some() {
+        shown += "...";
+    }
+    shown
+}
+
 /// Address and port of a service.
 pub(super) fn service_address(text: &str) -> Judged<SocketAddr> {
     let address: SocketAddr = text
         .parse()
-        .map_err(|_| refusal(format_args!("\"{text}\""), ADDRESS_ALLOWED))?;
+        .map_err(|_| refusal(quoted(text), ADDRESS_ALLOWED))?;
     let objection = match address.ip() {
         ip if ip.is_unspecified() => {
             "an unspecified address; name each address that clients connect to"
@@ -45,7 +74,7 @@ pub(super) fn service_address(text: &str) -> Judged<SocketAddr> {
         _ => return Ok(address),
     };
     Err(refusal(
-        format_args!("\"{text}\", {objection}"),
+        format_args!("{}, {objection}", quoted(text)),
         ADDRESS_ALLOWED,
     ))
 }
@@ -62,24 +91,25 @@ pub(super) fn metrics_listen(text: &str) -> Judged<Option<SocketAddr>> {
     match text.parse::<SocketAddr>() {
         Ok(address) if address.port() != 0 => Ok(Some(address)),
         _ => Err(refusal(
-            format_args!("\"{text}\""),
+            quoted(text),
             "\"off\", or ADDRESS:PORT to listen on, such as \"127.0.0.1:9977\"",
         )),
     }
 }
 
-/// The name of an interface, by the kernel's rules (`dev_valid_name`).
+/// The name of an interface, by the kernel's rules (`dev_valid_name`), but without control
+/// characters, which it allows.
 pub(super) fn interface_name(text: &str) -> Judged<String> {
     let valid = (1..=INTERFACE_NAME_LEN_MAX).contains(&text.len())
         && !matches!(text, "." | "..")
         && !text
             .chars()
-            .any(|c| c == '/' || c == ':' || c.is_whitespace());
+            .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
     if valid {
         return Ok(text.into());
     }
     Err(refusal(
-        format_args!("\"{text}\""),
+        quoted(text),
         "an interface name as `ip link` shows it, 1 to 15 bytes, such as \"eth0\"",
     ))
 }
@@ -89,12 +119,7 @@ pub(super) fn attach(text: &str) -> Judged<Attach> {
     [Attach::Auto, Attach::Native, Attach::Generic]
         .into_iter()
         .find(|attach| attach.label() == text)
-        .ok_or_else(|| {
-            refusal(
-                format_args!("\"{text}\""),
-                "\"auto\", \"native\" or \"generic\"",
-            )
-        })
+        .ok_or_else(|| refusal(quoted(text), "\"auto\", \"native\" or \"generic\""))
 }
 
 /// The mode of a service. There is one so far.
@@ -103,7 +128,7 @@ pub(super) fn service_mode(text: &str) -> Judged<()> {
         return Ok(());
     }
     Err(refusal(
-        format_args!("\"{text}\""),
+        quoted(text),
         "\"host\", for a server on this machine",
     ))
 }
@@ -115,7 +140,7 @@ pub(super) fn service_name(text: &str) -> Judged<String> {
         return Ok(text.into());
     }
     Err(refusal(
-        format_args!("{text:?}"),
+        quoted(text),
         "1 to 64 printable ASCII characters without space, quote and backslash",
     ))
 }
@@ -123,13 +148,54 @@ pub(super) fn service_name(text: &str) -> Judged<String> {
 /// A file's path.
 pub(super) fn path(text: &str) -> Judged<PathBuf> {
     let path = PathBuf::from(text);
-    if path.is_absolute() && path.file_name().is_some() {
-        return Ok(path);
+    judge_path(&path)?;
+    Ok(path)
+}
+
+/// The path of a Unix socket.
+pub(super) fn socket_path(text: &str) -> Judged<PathBuf> {
+    let path = PathBuf::from(text);
+    judge_socket_path(&path)?;
+    Ok(path)
+}
+
+/// As [`path`], for what need not be UTF-8.
+pub(super) fn judge_path(path: &Path) -> Judged<()> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let names_file = path.file_name().is_some() && !bytes.ends_with(b"/") && !bytes.contains(&0);
+    if path.is_absolute() && names_file {
+        return Ok(());
+    }
+    Err(refusal(found(path), "the absolute path of a file"))
+}
+
+/// As [`socket_path`], for what need not be UTF-8.
+pub(super) fn judge_socket_path(path: &Path) -> Judged<()> {
+    judge_path(path)?;
+    if path.as_os_str().len() <= SOCKET_PATH_LEN_MAX {
+        return Ok(());
     }
     Err(refusal(
-        format_args!("\"{text}\""),
-        "the absolute path of a file",
+        found(path),
+        &format!("a path of at most {SOCKET_PATH_LEN_MAX} bytes, as for every Unix socket"),
     ))
+}
+
+/// A path on the command line, where it may be relative, judged by one of those above.
+pub(super) fn typed_path(
+    typed: Option<PathBuf>,
+    default: &str,
+    judge: fn(&Path) -> Judged<()>,
+) -> Judged<PathBuf> {
+    let typed = typed.unwrap_or_else(|| default.into());
+    // Fails for an empty path, which the judge refuses as well.
+    let path = absolute(&typed).unwrap_or(typed);
+    judge(&path)?;
+    Ok(path)
+}
+
+fn found(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
 }
 
 /// MSS values that make sense for a service at `address`: from what every host takes (RFC 9293

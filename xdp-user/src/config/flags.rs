@@ -44,10 +44,24 @@ impl Flags {
         let services: Vec<_> = services.collect();
         let interfaces = validate::interfaces(&mut problems, "--iface", interfaces);
         let services = validate::services(&mut problems, "--protect", services);
+        let secret_file = judge(
+            &mut problems,
+            "--secret-file",
+            field::typed_path(self.secret_file, SECRET_FILE, field::judge_path),
+        );
+        let control_socket = judge(
+            &mut problems,
+            "--control-socket",
+            field::typed_path(
+                self.control_socket,
+                CONTROL_SOCKET,
+                field::judge_socket_path,
+            ),
+        );
         problems.finish("command line")?;
         Ok(Config {
-            secret_file: self.secret_file.unwrap_or_else(|| SECRET_FILE.into()),
-            control_socket: self.control_socket.unwrap_or_else(|| CONTROL_SOCKET.into()),
+            secret_file: secret_file.unwrap_or_default(),
+            control_socket: control_socket.unwrap_or_default(),
             verify_syn_checksum: true,
             metrics_listen: metrics_listen.flatten(),
             interfaces,

@@ -2,12 +2,13 @@
 //! sound. Pure: what has to be asked of the machine (does the interface exist, is the port free)
 //! is asked at start, not here.
 
-use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 mod error;
 mod field;
+mod file;
 mod flags;
 mod proxy;
 mod raw;
@@ -127,11 +128,11 @@ impl Config {
     /// Reads and validates a configuration file.
     ///
     /// # Errors
-    /// Fails when the file cannot be read; otherwise with a [`ConfigError`] that lists every
-    /// problem with its line, its key, what was found and what is allowed.
+    /// Fails when the file cannot be read, is not a regular one or far too long; otherwise with a
+    /// [`ConfigError`] that lists every problem with its line, its key, what was found and what is
+    /// allowed.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        let text = file::read(path)?;
         Ok(Self::parse(&path.display().to_string(), &text)?)
     }
 

@@ -88,7 +88,7 @@ fn errors_name_file_line_key_found_and_allowed() {
     let cases = [
         (
             "prt = 1",
-            "levee.toml:6: unknown field `prt`, expected one of `name`, `address`, `mode`, `mss`, \
+            "levee.toml:6: service: unknown field `prt`, expected one of `name`, `address`, `mode`, `mss`, \
              `window_scale`, `window`",
         ),
         (
@@ -186,8 +186,113 @@ fn errors_at_the_top_of_the_file() {
     for (added, expected) in cases {
         assert_eq!(errors(&format!("{added}\n{MINIMAL}")), expected, "{added}");
     }
-    assert!(errors("interface = 5").starts_with("levee.toml:1: invalid type: integer `5`"));
     assert!(errors("[[service]\n").starts_with("levee.toml:1: "));
+}
+
+#[test]
+fn a_file_of_another_form_is_explained() {
+    let cases = [
+        (
+            "interface = 5",
+            "1: interface: invalid type: integer `5`, expected sections in double brackets, \
+             [[interface]] or [[service]]",
+        ),
+        (
+            "[service]\naddress = \"192.0.2.1:80\"",
+            "1: service: invalid type: map, expected sections in double brackets, [[interface]] \
+             or [[service]]",
+        ),
+        (
+            "service = [1]",
+            "1: service: invalid type: integer `1`, expected a section, [[service]]",
+        ),
+        (
+            "metrics = 5",
+            "1: metrics: invalid type: integer `5`, expected a section, [metrics]",
+        ),
+        (
+            "[metrics]\nport = 1",
+            "2: metrics: unknown field `port`, expected `listen`",
+        ),
+        (
+            "verify_syn_checksum = true\nverify_syn_checksum = true",
+            "2: duplicate key: \"verify_syn_checksum\"",
+        ),
+        (
+            "secret_file = \"abc",
+            "1: invalid basic string, expected `\"`",
+        ),
+        (
+            r#""\u001b[31m" = 1"#,
+            "1: unknown field `\\u{1b}[31m`, expected one of `secret_file`, `control_socket`, \
+             `verify_syn_checksum`, `metrics`, `interface`, `service`",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(errors(text), format!("levee.toml:{expected}"));
+    }
+}
+
+#[test]
+fn what_is_quoted_is_short_and_harmless() {
+    let text = |address: &str| format!("[[service]]\naddress = \"{address}\"\n");
+    let error = errors(&text("\\u001b[2J\\n"));
+    assert!(error.contains(r#"found "\u{1b}[2J\n", allowed"#), "{error}");
+    let error = errors(&text(&"A".repeat(1 << 20)));
+    assert!(
+        error.contains("AAA\"... (1048576 bytes), allowed"),
+        "{error}"
+    );
+    assert!(error.len() < 1000, "{}", error.len());
+    let error = errors(&format!("\"{}\" = 1", "A".repeat(1 << 20)));
+    assert!(error.len() < 2000, "{}", error.len());
+}
+
+#[test]
+fn only_the_first_of_many_problems_are_printed() {
+    let text = "[[service]]\naddress = \"x\"\n".repeat(100_000);
+    let error = errors(&text);
+    assert_eq!(error.lines().count(), 101);
+    assert!(
+        error.ends_with("levee.toml: 99902 more problem(s)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn paths_that_cannot_be_used_are_refused() {
+    let long = format!("/{}", "s".repeat(107));
+    for (line, allowed) in [
+        ("secret_file = \"/a\\u0000\"", "the absolute path of a file"),
+        ("secret_file = \"/a/\"", "the absolute path of a file"),
+        ("control_socket = \"\"", "the absolute path of a file"),
+        (
+            &format!("control_socket = \"{long}\""),
+            "a path of at most 107 bytes",
+        ),
+        ("[[interface]]\nname = \"a\\u001b\"", "an interface name"),
+    ] {
+        let error = errors(line);
+        assert!(error.contains(allowed), "{error}");
+    }
+    assert!(field::socket_path(&long[..107]).is_ok());
+}
+
+#[test]
+fn what_is_no_configuration_file_is_refused_without_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let error = |path: &Path| format!("{:#}", Config::read(path).unwrap_err());
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    assert!(error(&path).ends_with("found a pipe, allowed: a regular file"));
+    assert!(error(dir.path()).ends_with("found a directory, allowed: a regular file"));
+    assert!(error(Path::new("/dev/zero")).ends_with("found a device, allowed: a regular file"));
+    std::fs::remove_file(&path).unwrap();
+    let large = std::fs::File::create(&path).unwrap();
+    large.set_len(1 << 40).unwrap();
+    assert!(error(&path).contains("allowed: at most 8388608"));
+    std::fs::write(&path, b"# one\n# \xff\n").unwrap();
+    assert!(error(&path).ends_with("file:2: found the byte 0xff, allowed: text in UTF-8"));
 }
 
 #[test]
@@ -238,13 +343,16 @@ fn the_command_line_is_judged_by_the_same_rules() {
         interfaces: vec!["eth0".into(), "eth0".into()],
         protect: vec!["192.0.2.1:80".into(), "192.0.2.1".into()],
         metrics: Some("nowhere".into()),
-        ..Flags::default()
+        secret_file: Some("".into()),
+        control_socket: Some("/tmp/..".into()),
     };
     let text = flags.into_config().unwrap_err().to_string();
     for part in [
         "command line: --iface: found \"eth0\" a second time, allowed: each value once",
         "command line: --protect: found \"192.0.2.1\", allowed: ADDRESS:PORT of the service",
         "command line: --metrics: found \"nowhere\", allowed: \"off\"",
+        "command line: --secret-file: found \"\", allowed: the absolute path of a file",
+        "command line: --control-socket: found \"/tmp/..\", allowed: the absolute path of a file",
     ] {
         assert!(text.contains(part), "{text}");
     }
@@ -253,12 +361,14 @@ fn the_command_line_is_judged_by_the_same_rules() {
         protect: vec!["192.0.2.1:80".into(), "[2001:db8::1]:80".into()],
         metrics: Some("off".into()),
         secret_file: Some("/tmp/secret".into()),
-        control_socket: None,
+        control_socket: Some("levee.sock".into()),
     };
     let config = flags.into_config().unwrap();
     assert_eq!(config.services[1].name, "[2001:db8::1]:80");
     assert_eq!(config.metrics_listen, None);
     assert_eq!(config.secret_file, Path::new("/tmp/secret"));
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(config.control_socket, here.join("levee.sock"));
 }
 
 #[test]

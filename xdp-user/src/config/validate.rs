@@ -24,13 +24,18 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
     let raw: raw::File = match toml::from_str(text) {
         Ok(raw) => raw,
         Err(error) => {
-            problems.add(error.span(), "", error.message().replace('\n', ", "));
+            not_understood(&mut problems, text, error);
             return Err(problems.into_error(file));
         }
     };
     let reader = &mut problems;
     let secret_file = string(reader, "secret_file", raw.secret_file, field::path);
-    let control_socket = string(reader, "control_socket", raw.control_socket, field::path);
+    let control_socket = string(
+        reader,
+        "control_socket",
+        raw.control_socket,
+        field::socket_path,
+    );
     let verify = boolean(reader, "verify_syn_checksum", raw.verify_syn_checksum);
     let metrics = raw.metrics.unwrap_or_default().listen;
     let metrics = string(reader, "metrics.listen", metrics, field::metrics_listen)
@@ -51,6 +56,26 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
         proxy: ProxyGlobals::default(),
         services,
     })
+}
+
+/// Adds what is wrong with a file that serde cannot read.
+fn not_understood(problems: &mut Problems<'_>, text: &str, mut error: toml::de::Error) {
+    let span = error.span();
+    // Without the text, an error shows the keys that lead to it.
+    error.set_input(None);
+    let shown = error.to_string();
+    let keys = shown.lines().find_map(|line| line.strip_prefix("in `"));
+    let key = keys.and_then(|keys| keys.strip_suffix('`')).unwrap_or("");
+    let mut message = field::printable(&error.message().replace('\n', ", "));
+    let culprit = span.clone().and_then(|span| text.get(span));
+    // What serde refuses, it quotes; the parser does not.
+    if key.is_empty()
+        && !message.contains('`')
+        && let Some(culprit) = culprit
+    {
+        message += &format!(": {}", field::quoted(culprit));
+    }
+    problems.add(span, &field::printable(key), message);
 }
 
 /// A service with nothing overridden, named after its address.
@@ -121,7 +146,7 @@ fn unique(
     let first = first.and_then(|span| problems.line(span.start));
     let where_first = first.map_or_else(String::new, |line| format!(" (first on line {line})"));
     let message = refusal(
-        format_args!("\"{value}\" a second time{where_first}"),
+        format_args!("{} a second time{where_first}", field::quoted(value)),
         "each value once",
     );
     problems.add(place.clone(), key, message);
@@ -236,7 +261,7 @@ fn integer<T: TryFrom<i64>>(
 
 fn describe(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("{text:?}"),
+        Value::String(text) => field::quoted(text),
         Value::Integer(value) => value.to_string(),
         Value::Float(value) => value.to_string(),
         Value::Boolean(value) => value.to_string(),
