@@ -5,6 +5,7 @@
 //! nothing per packet or per connection; what the data path needs, it writes ahead of time.
 
 pub mod attach;
+pub mod backends;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::stats::{BackendStats, ServiceStats};
-use crate::config::{Backend, ProxyService, Service, Target};
+use crate::{
+    config::{BACKENDS_MAX, Backend, ProxyService, Service, Target},
+    engine::{Tick, reason::ConnectError},
+};
 
 /// A service in `proxy` mode that runs.
 #[derive(Debug)]
@@ -26,23 +29,39 @@ pub struct ServiceRuntime {
     pub stats: Arc<ServiceStats>,
     /// Connections now. A reload keeps it.
     pub active: Arc<AtomicU32>,
+    /// By position in the configured backends: whether the last look-up of its name succeeded.
+    /// Always true for one that is configured by address.
+    pub resolved: Vec<AtomicBool>,
 }
 
 impl ServiceRuntime {
-    /// A service as configured, with the backends that need no resolving; `None` when it is not in
-    /// `proxy` mode. What `previous` counted goes on.
+    /// A service as configured, with the backends whose addresses are known: by configuration, or
+    /// because `previous` had resolved the same name. `None` when it is not in `proxy` mode. What
+    /// `previous` counted goes on.
     #[must_use]
     pub fn new(service: &Service, previous: Option<&Self>) -> Option<Self> {
         let config = service.proxy()?;
-        let fixed = config
-            .backends
-            .iter()
-            .filter_map(|backend| match backend.target {
-                Target::Address(address) => Some((backend, address)),
-                Target::Name { .. } => None,
-            });
         let kept = previous.map(|previous| previous.pool.load());
-        let pool = Pool::new(fixed, kept.as_deref());
+        let known = kept.as_ref().map_or(&[][..], |pool| &pool.backends);
+        let mut addresses = Vec::new();
+        let mut resolved = Vec::new();
+        for backend in &config.backends {
+            let before = addresses.len();
+            match backend.target {
+                Target::Address(address) => addresses.push((backend, address)),
+                Target::Name { .. } => addresses.extend(
+                    known
+                        .iter()
+                        .filter(|known| {
+                            known.name == backend.name && known.target == backend.target
+                        })
+                        .map(|known| (backend, known.address)),
+                ),
+            }
+            resolved.push(AtomicBool::new(addresses.len() > before));
+        }
+        addresses.truncate(BACKENDS_MAX);
+        let pool = Pool::new(addresses, kept.as_deref());
         let (stats, active) = previous.map_or_else(Default::default, |previous| {
             (Arc::clone(&previous.stats), Arc::clone(&previous.active))
         });
@@ -53,7 +72,22 @@ impl ServiceRuntime {
             pool: PoolCell::new(pool),
             stats,
             active,
+            resolved,
         })
+    }
+
+    /// Takes note of how an attempt to connect to `backend` ended: `Ok` when the connection was
+    /// made. Counts it.
+    pub fn report_connect(
+        &self,
+        backend: &BackendRuntime,
+        _now: Tick,
+        result: Result<(), ConnectError>,
+    ) {
+        match result {
+            Ok(()) => backend.stats.connections.count(),
+            Err(error) => backend.stats.failures[error.index()].count(),
+        }
     }
 }
 
@@ -130,6 +164,8 @@ pub struct BackendRuntime {
     pub name: String,
     /// Where it is.
     pub address: SocketAddr,
+    /// What is configured: this address, or the name that led to it.
+    pub target: Target,
     /// Configured weight.
     pub weight: u16,
     /// Bound on its connections; 0 for none.
@@ -149,6 +185,7 @@ impl BackendRuntime {
         Self {
             name: backend.name.clone(),
             address,
+            target: backend.target.clone(),
             weight: backend.weight,
             connections_max: backend.connections_max,
             active: AtomicU32::new(0),
@@ -161,6 +198,7 @@ impl BackendRuntime {
     fn is(&self, backend: &Backend, address: SocketAddr) -> bool {
         self.name == backend.name
             && self.address == address
+            && self.target == backend.target
             && self.weight == backend.weight
             && self.connections_max == backend.connections_max
     }

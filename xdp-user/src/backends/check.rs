@@ -1,0 +1,164 @@
+//! One health check of one backend: which kinds there are, and how each may end.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use proxy_header::ProxyHeader;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+
+use super::{http, tls};
+use crate::config::{Check, ProxyService, ProxyVersion, Target};
+
+/// Why a check did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckError {
+    /// RST in answer to the SYN.
+    Refused,
+    /// Not finished within the check's timeout.
+    Timeout,
+    /// No route, or ICMP said so.
+    Unreachable,
+    /// The backend closed or reset the connection before the check was finished.
+    Closed,
+    /// Another status than those expected.
+    Status(u16),
+    /// What came was no HTTP response.
+    Http(String),
+    /// No TLS handshake.
+    Tls(String),
+    /// This machine could not make the check: nothing is known about the backend.
+    NotDone(String),
+}
+
+impl CheckError {
+    /// Whether it tells something about the backend, and not only about this machine.
+    #[must_use]
+    pub const fn blames_backend(&self) -> bool {
+        !matches!(self, Self::NotDone(_))
+    }
+}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Timeout => f.write_str("timed out"),
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::Closed => f.write_str("closed the connection"),
+            Self::Status(status) => write!(f, "status {status}"),
+            Self::Http(error) => write!(f, "no HTTP response: {error}"),
+            Self::Tls(error) => write!(f, "no TLS handshake: {error}"),
+            Self::NotDone(error) => write!(f, "not checked: {error}"),
+        }
+    }
+}
+
+impl From<io::Error> for CheckError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ECONNREFUSED) => Self::Refused,
+            Some(Errno::ETIMEDOUT) => Self::Timeout,
+            Some(Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EHOSTDOWN) => Self::Unreachable,
+            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNABORTED) => Self::Closed,
+            // Everything else is ours: no descriptors, ports or memory left, forbidden by a local
+            // firewall, an address family that is switched off.
+            Some(_) => Self::NotDone(error.to_string()),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            None => Self::NotDone(error.to_string()),
+        }
+    }
+}
+
+/// What is done to check the backends of one service.
+#[derive(Debug)]
+pub struct Checker {
+    kind: Kind,
+    header: Option<ProxyVersion>,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp,
+    Http(http::Expectation),
+    Tls(tls::Handshake),
+}
+
+impl Checker {
+    /// The service's check; `None` when it has none.
+    ///
+    /// # Errors
+    /// Fails when the file with the certificate authorities cannot be read, or the configured path,
+    /// host or name cannot be asked for.
+    pub fn new(service: &ProxyService) -> Result<Option<Self>> {
+        let kind = match &service.check {
+            None => return Ok(None),
+            Some(Check::Tcp) => Kind::Tcp,
+            Some(Check::Http { path, host, status }) => {
+                Kind::Http(http::Expectation::new(path, host.as_deref(), status)?)
+            }
+            Some(Check::Tls { name, ca_file }) => Kind::Tls(
+                tls::Handshake::new(name.as_deref(), ca_file.as_deref().map(Path::new))
+                    .context("cannot check by TLS")?,
+            ),
+        };
+        Ok(Some(Self {
+            kind,
+            header: service.send_proxy,
+            timeout: service.health.timeout,
+        }))
+    }
+
+    /// Checks the backend at `address`, which is configured as `target`. How long it took.
+    ///
+    /// The connection ends with a RST in every case: TIME_WAIT would take a local port away from
+    /// the clients' connections.
+    ///
+    /// # Errors
+    /// Says why the backend is not fit, or that it could not be checked.
+    pub async fn check(
+        &self,
+        address: SocketAddr,
+        target: &Target,
+    ) -> Result<Duration, CheckError> {
+        let start = Instant::now();
+        timeout(self.timeout, self.attempt(address, target))
+            .await
+            .unwrap_or(Err(CheckError::Timeout))?;
+        Ok(start.elapsed())
+    }
+
+    async fn attempt(&self, address: SocketAddr, target: &Target) -> Result<(), CheckError> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_zero_linger()?;
+        if let Some(version) = self.header {
+            stream.write_all(&own_header(version)?).await?;
+        }
+        match &self.kind {
+            Kind::Tcp => Ok(()),
+            Kind::Http(expectation) => expectation.check(stream, target).await,
+            Kind::Tls(handshake) => handshake.check(stream, address, target).await,
+        }
+    }
+}
+
+/// The PROXY header of a connection without a client: `PROXY UNKNOWN` (version 1), LOCAL (version
+/// 2). Section 2 of the PROXY protocol has it for health checks.
+fn own_header(version: ProxyVersion) -> Result<Vec<u8>, CheckError> {
+    let (header, mut bytes) = (ProxyHeader::with_local(), Vec::new());
+    match version {
+        ProxyVersion::V1 => header.encode_v1(&mut bytes),
+        ProxyVersion::V2 => header.encode_v2(&mut bytes),
+    }
+    .map_err(|error| CheckError::NotDone(format!("no PROXY header: {error}")))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;
