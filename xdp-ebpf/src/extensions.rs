@@ -1,14 +1,12 @@
 //! IPv6 datagrams in the data path: extension headers are followed in the kernel's own loop.
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::generated::bpf_loop;
 use xdp_common::wire::{
     Datagram, NotDatagram,
     ipv6::{self, Chain, EXTENSIONS_MAX, Parsed},
 };
 
 use crate::{
+    loops::{self, Steps},
     packet::{self, Packet},
     scratch::Scratch,
 };
@@ -24,7 +22,7 @@ pub(crate) fn parse(
         Parsed::Datagram(datagram) => Ok(datagram),
         Parsed::Chain(chain) => {
             let chain = scratch.chain.write(chain);
-            follow(&mut State { packet, chain });
+            loops::run(&mut State { packet, chain });
             let mut datagram = chain.finish()?;
             datagram.l4 = packet::bounded(datagram.l4);
             Ok(datagram)
@@ -37,25 +35,11 @@ struct State<'p> {
     chain: &'p mut Chain,
 }
 
-/// `bpf_loop` (Linux 5.17): the verifier would follow a plain loop, and all that comes after it,
-/// once for every possible number of headers.
-#[inline(never)]
-fn follow(state: &mut State<'_>) {
-    let body: unsafe extern "C" fn(u32, *mut State<'_>) -> i64 = step;
-    // SAFETY: the callback has the type that the kernel calls, and its context outlives the call.
-    // It cannot fail: flags are zero and the count is below the kernel's limit.
-    unsafe {
-        bpf_loop(
-            EXTENSIONS_MAX as u32,
-            body as *mut c_void,
-            (&raw mut *state).cast(),
-            0,
-        );
-    }
-}
+impl Steps for State<'_> {
+    const MAX: u32 = EXTENSIONS_MAX as u32;
 
-unsafe extern "C" fn step(_: u32, state: *mut State<'_>) -> i64 {
-    // SAFETY: the context that `follow` passes.
-    let State { packet, chain } = unsafe { &mut *state };
-    i64::from(!chain.step(*packet))
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        self.chain.step(self.packet)
+    }
 }

@@ -14,6 +14,7 @@ mod early;
 mod extensions;
 mod fragments;
 mod log;
+mod loops;
 mod options;
 mod packet;
 mod payload;
@@ -75,9 +76,7 @@ fn judge(ctx: &XdpContext, subject: &mut Subject) -> Result<Verdict, Verdict> {
     // An array's first element always exists: not being able to judge, do no harm.
     let control = control::get().ok_or(Verdict::NotIp)?;
     let scratch = scratch::get().ok_or(Verdict::NotIp)?;
-    let (ether_type, l3) = eth::parse(&packet).ok_or(Verdict::NotIp)?;
-    let [l3] = scratch::forget(&mut scratch.l3, [l3 as u64]);
-    let l3 = l3 as usize & L3_MASK;
+    let (ether_type, l3) = ether(&packet, scratch).ok_or(Verdict::NotIp)?;
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3);
@@ -223,6 +222,15 @@ fn connection_or(case: &Case<'_>, segment: &Segment, verdict: Verdict) -> Result
     }
 }
 
+/// The EtherType behind any tags and the offset of the header it announces, of which the verifier
+/// is to know no more than its bound: not by how many tags it came about.
+#[inline(always)]
+fn ether(packet: &Packet, scratch: &mut Scratch) -> Option<(u16, usize)> {
+    let (ether_type, l3) = eth::parse(packet)?;
+    let [l3] = scratch::forget(&mut scratch.l3, [l3 as u64]);
+    Some((ether_type, l3 as usize & L3_MASK))
+}
+
 /// A malformed packet is dropped where there is something to protect; elsewhere it is the kernel's
 /// to judge.
 #[inline(always)]
@@ -248,9 +256,7 @@ fn admit_segment(ctx: &TcContext) -> Option<()> {
     let packet = Packet::of_tc(ctx);
     let control = control::get()?;
     let scratch = scratch::get()?;
-    let (ether_type, l3) = eth::parse(&packet)?;
-    let [l3] = scratch::forget(&mut scratch.l3, [l3 as u64]);
-    let l3 = l3 as usize & L3_MASK;
+    let (ether_type, l3) = ether(&packet, scratch)?;
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3).ok()?;

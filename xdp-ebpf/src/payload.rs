@@ -1,12 +1,15 @@
 //! The sum of what follows a SYN's TCP header, for the few SYNs with payload (RFC 7413) or with
 //! options in an unusual order.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_loop, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use xdp_common::wire::{Frame, checksum::Sum};
 
-use crate::packet::{self, Packet};
+use crate::{
+    loops::{self, Steps},
+    packet::{self, Packet},
+};
 
 /// Most that is summed, bytes: a page, more than any frame without fragments holds.
 const LEN_MAX: usize = 4096;
@@ -42,7 +45,7 @@ pub(crate) fn sum(
         end,
         sum: Sum::default(),
     });
-    run(&mut State {
+    loops::run(&mut State {
         ctx: ctx.ctx,
         progress,
     });
@@ -60,34 +63,22 @@ pub(crate) fn sum(
     )
 }
 
-/// Sums all whole words by `bpf_loop` (Linux 5.17), which has the body verified once.
-#[inline(never)]
-fn run(state: &mut State<'_>) {
-    let body: unsafe extern "C" fn(u32, *mut State<'_>) -> i64 = step;
-    // SAFETY: the callback has the type that the kernel calls, and its context outlives the call.
-    // It cannot fail: flags are zero and the count is below the kernel's limit.
-    unsafe {
-        bpf_loop(
-            LEN_MAX as u32 / 4,
-            body as *mut c_void,
-            (&raw mut *state).cast(),
-            0,
-        );
-    }
-}
+/// Adds one word at a time; stops before the last incomplete one.
+impl Steps for State<'_> {
+    const MAX: u32 = LEN_MAX as u32 / 4;
 
-/// Adds one word; stops before the last incomplete one.
-unsafe extern "C" fn step(_: u32, state: *mut State<'_>) -> i64 {
-    // SAFETY: the context that `run` passes.
-    let State { ctx, progress } = unsafe { &mut *state };
-    if progress.at + 4 > progress.end {
-        return 1;
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let Self { ctx, progress } = self;
+        if progress.at + 4 > progress.end {
+            return false;
+        }
+        let packet = Packet::of_xdp(&XdpContext::new(*ctx));
+        let Some(word) = packet.get(packet::bounded(progress.at)) else {
+            return false;
+        };
+        progress.sum = progress.sum.with_word(u32::from_ne_bytes(*word));
+        progress.at += 4;
+        true
     }
-    let packet = Packet::of_xdp(&XdpContext::new(*ctx));
-    let Some(word) = packet.get(packet::bounded(progress.at)) else {
-        return 1;
-    };
-    progress.sum = progress.sum.with_word(u32::from_ne_bytes(*word));
-    progress.at += 4;
-    0
 }

@@ -10,12 +10,13 @@ const DATA_PATH: [&str; 2] = ["xdp-common/src/", "xdp-ebpf/src/"];
 
 /// Modules of the data path that decide nothing about a packet: every stage may use them. All
 /// others are stages, and only `main.rs` puts those in order.
-const NO_STAGES: [&str; 11] = [
+const NO_STAGES: [&str; 12] = [
     "case",
     "clock",
     "control",
     "extensions",
     "log",
+    "loops",
     "options",
     "packet",
     "payload",
@@ -280,6 +281,15 @@ mod tests {
             (found[0].path.as_str(), found[0].line),
             ("xdp-ebpf/src/parse.rs", 2)
         );
+    }
+
+    #[test]
+    fn modules_that_are_no_stages_exist() {
+        let data_path = concat!(env!("CARGO_MANIFEST_DIR"), "/../xdp-ebpf/src");
+        for name in NO_STAGES {
+            let file = format!("{data_path}/{name}.rs");
+            assert!(std::path::Path::new(&file).is_file(), "{file}");
+        }
     }
 
     #[test]
