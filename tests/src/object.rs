@@ -2,7 +2,10 @@
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions, xdp::XdpLinkId},
+    programs::{
+        Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions,
+        xdp::XdpLinkId,
+    },
 };
 
 use crate::netns::Netns;
@@ -54,15 +57,27 @@ impl Object {
     /// # Errors
     /// Fails when there is no such program or the verifier refuses it.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program: &mut Xdp = self
+        self.program(name, |program: &Xdp| program.fd().is_ok(), Xdp::load)
+    }
+
+    /// The program `name`, loaded by `load` unless it `is_loaded`: what aya's types of programs have
+    /// in common is no trait.
+    fn program<'a, P>(
+        &'a mut self,
+        name: &str,
+        is_loaded: impl FnOnce(&P) -> bool,
+        load: impl FnOnce(&mut P) -> Result<(), ProgramError>,
+    ) -> Result<&'a mut P>
+    where
+        &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+    {
+        let program: &mut P = self
             .0
             .program_mut(name)
             .with_context(|| format!("no program {name} in the lab's object"))?
             .try_into()?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
+        if !is_loaded(program) {
+            load(program).with_context(|| format!("cannot load {name}"))?;
         }
         Ok(program)
     }
@@ -98,16 +113,11 @@ impl Object {
         direction: TcAttachType,
         options: TcAttachOptions,
     ) -> Result<()> {
-        let program: &mut SchedClassifier = self
-            .0
-            .program_mut(name)
-            .with_context(|| format!("no program {name} in the lab's object"))?
-            .try_into()?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
-        }
+        let program = self.program(
+            name,
+            |program: &SchedClassifier| program.fd().is_ok(),
+            SchedClassifier::load,
+        )?;
         netns.run(|| {
             program
                 .attach_with_options(interface, direction, options)

@@ -23,6 +23,21 @@ pub struct Tag {
 /// The tags of a link, outermost first, at most two.
 pub type Tags = [Tag];
 
+/// One tag.
+pub const VLAN: [Tag; 1] = [Tag {
+    protocol: 0x8100,
+    id: 100,
+}];
+
+/// Two tags.
+pub const QINQ: [Tag; 2] = [
+    Tag {
+        protocol: 0x88a8,
+        id: 200,
+    },
+    VLAN[0],
+];
+
 const VLAN_ID_MAX: u16 = 4094;
 const TAGS_MAX: usize = 2;
 

@@ -19,7 +19,7 @@ use levee_tests::{
     server::Nginx,
     switch::{LossRule, Payload},
     topology::{INTERFACE, Lab, LabOptions, host_addresses},
-    vlan::Tag,
+    vlan::{QINQ, Tag, VLAN},
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -196,33 +196,18 @@ fn tagged_lab_serves(tags: &[Tag]) {
 
 #[test]
 fn pages_come_over_a_vlan() {
-    tagged_lab_serves(&[Tag {
-        protocol: 0x8100,
-        id: 100,
-    }]);
+    tagged_lab_serves(&VLAN);
 }
 
 #[test]
 fn pages_come_over_qinq() {
-    tagged_lab_serves(&[
-        Tag {
-            protocol: 0x88a8,
-            id: 200,
-        },
-        Tag {
-            protocol: 0x8100,
-            id: 100,
-        },
-    ]);
+    tagged_lab_serves(&QINQ);
 }
 
 #[test]
 fn a_host_without_the_vlan_does_not_answer_on_it() {
     let tagged = Lab::new(&LabOptions {
-        tags: vec![Tag {
-            protocol: 0x8100,
-            id: 100,
-        }],
+        tags: VLAN.to_vec(),
     })
     .unwrap();
     let _server = Nginx::start(&tagged.host, &host_addresses(80)).unwrap();

@@ -7,7 +7,7 @@ use levee_tests::{
     netns::Netns,
     server::Nginx,
     topology::{CLIENT_V4, CLIENT_V6, HOST_V4, INTERFACE, Lab, LabOptions, host_addresses},
-    vlan::Tag,
+    vlan::{QINQ, Tag, VLAN},
 };
 use socket2::{Domain, Socket, Type};
 
@@ -51,24 +51,12 @@ fn over_ipv4_and_ipv6() {
 
 #[test]
 fn over_a_vlan() {
-    curl_gets_the_page(&[Tag {
-        protocol: 0x8100,
-        id: 100,
-    }]);
+    curl_gets_the_page(&VLAN);
 }
 
 #[test]
 fn over_qinq() {
-    curl_gets_the_page(&[
-        Tag {
-            protocol: 0x88a8,
-            id: 200,
-        },
-        Tag {
-            protocol: 0x8100,
-            id: 100,
-        },
-    ]);
+    curl_gets_the_page(&QINQ);
 }
 
 #[test]
