@@ -241,4 +241,6 @@ impl Family {
 }
 
 #[cfg(test)]
+mod promtool;
+#[cfg(test)]
 mod tests;

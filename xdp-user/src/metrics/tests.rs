@@ -1,8 +1,3 @@
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-};
-
 use xdp_common::verdict::Verdict;
 
 use super::*;
@@ -76,23 +71,7 @@ fn during_the_start_there_is_the_build_and_the_process() {
     assert!(!text.contains("levee_xdp_mode"));
 }
 
-/// Needs `promtool`, of the Debian package prometheus.
 #[test]
 fn promtool_has_nothing_to_say() {
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool, of the Debian package prometheus, is installed");
-    let text = render(Some(&snapshot()));
-    let mut stdin = promtool.stdin.take().unwrap();
-    stdin.write_all(text.as_bytes()).unwrap();
-    drop(stdin);
-    let output = promtool.wait_with_output().unwrap();
-    assert!(
-        output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(),
-        "{output:?}"
-    );
+    promtool::check(&render(Some(&snapshot())));
 }

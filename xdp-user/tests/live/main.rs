@@ -2,6 +2,8 @@
 //! without.
 
 mod common;
+#[path = "../../src/metrics/promtool.rs"]
+mod promtool;
 mod refuse;
 mod reload;
 mod run;

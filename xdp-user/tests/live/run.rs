@@ -1,13 +1,11 @@
 //! levee on a real kernel: what it does while it runs, and how it ends.
 
-use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::PermissionsExt as _,
-    process::{Command, Stdio},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Stdio};
 
-use crate::common::{Lab, MultipathListener, eventually, get, ip, levee, link, metric, refusal};
+use crate::{
+    common::{Lab, MultipathListener, eventually, get, ip, levee, link, metric, refusal},
+    promtool,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -61,19 +59,7 @@ fn attaches_serves_and_detaches() {
 fn promtool_accepts_the_metrics() {
     let lab = Lab::new();
     let _running = lab.start(&mut lab.run_flags(""));
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool, of the Debian package prometheus, is installed");
-    let mut stdin = promtool.stdin.take().unwrap();
-    stdin.write_all(get("/metrics").1.as_bytes()).unwrap();
-    drop(stdin);
-    let output = promtool.wait_with_output().unwrap();
-    let silent = output.stdout.is_empty() && output.stderr.is_empty();
-    assert!(output.status.success() && silent, "{output:?}");
+    promtool::check(&get("/metrics").1);
 }
 
 #[test]
