@@ -40,7 +40,7 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// As [`quoted`], without the quotes: for text that quotes by itself.
 pub(super) fn printable(text: &str) -> String {
-    const LEN_MAX: usize = 400;
+    const LEN_MAX: usize = 1000;
     let escape = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),
         false => c.to_string(),
@@ -122,15 +122,23 @@ pub(super) fn attach(text: &str) -> Judged<Attach> {
         .ok_or_else(|| refusal(quoted(text), "\"auto\", \"native\" or \"generic\""))
 }
 
-/// The mode of a service. There is one so far.
-pub(super) fn service_mode(text: &str) -> Judged<()> {
-    if text == "host" {
-        return Ok(());
+/// The mode of a service, as far as it decides which keys there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServiceMode {
+    Host,
+    Proxy,
+}
+
+/// The mode of a service.
+pub(super) fn service_mode(text: &str) -> Judged<ServiceMode> {
+    match text {
+        "host" => Ok(ServiceMode::Host),
+        "proxy" => Ok(ServiceMode::Proxy),
+        _ => Err(refusal(
+            quoted(text),
+            "\"host\", for a server on this machine, or \"proxy\", for servers elsewhere",
+        )),
     }
-    Err(refusal(
-        quoted(text),
-        "\"host\", for a server on this machine",
-    ))
 }
 
 /// The name of a service.

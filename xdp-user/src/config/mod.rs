@@ -12,6 +12,8 @@ mod file;
 mod flags;
 mod proxy;
 mod raw;
+mod target;
+mod units;
 mod validate;
 
 pub use error::{ConfigError, Problem};
@@ -20,6 +22,7 @@ pub use proxy::{
     BACKENDS_MAX, Backend, Balance, Check, HealthPolicy, Keepalive, Limits, PREFIXES_MAX,
     PROXY_SERVICES_MAX, Prefix, ProxyGlobals, ProxyService, ProxyVersion, Target, Timeouts,
 };
+pub use units::parse_duration_ms;
 
 /// Services that one configuration may protect; the data path's table has room for as many.
 pub const SERVICES_MAX: usize = xdp_common::abi::SERVICES_MAX as usize;

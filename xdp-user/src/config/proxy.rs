@@ -5,8 +5,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
+
+use super::field::{quoted, refusal};
 
 /// Services in `proxy` mode that one configuration may have: each has a listener per worker and
 /// some sixty metric series.
@@ -306,6 +309,34 @@ impl Prefix {
             IpAddr::V6(v6) => v6.to_bits(),
         };
         bits & mask(self.len) == self.bits
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    /// An address with a length, such as `10.0.0.0/8`, or an address alone.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, len) = match text.split_once('/') {
+            Some((address, len)) => (address, Some(len)),
+            None => (text, None),
+        };
+        let prefix = || {
+            let address: IpAddr = address.parse().ok()?;
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            let len = match len {
+                Some(len) if len.bytes().all(|byte| byte.is_ascii_digit()) => len.parse().ok()?,
+                Some(_) => return None,
+                None => most,
+            };
+            Self::new(address, len)
+        };
+        prefix().ok_or_else(|| {
+            refusal(
+                quoted(text),
+                "addresses, such as \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"",
+            )
+        })
     }
 }
 

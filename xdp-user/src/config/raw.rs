@@ -1,7 +1,7 @@
 //! The configuration file as serde sees it: which keys exist, and where each value stands. What
 //! the values may be is judged in `validate`, so that every error reads alike.
 
-use std::{fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
@@ -19,6 +19,7 @@ pub(super) struct File {
     pub(super) control_socket: Field,
     pub(super) verify_syn_checksum: Field,
     pub(super) metrics: Option<Metrics>,
+    pub(super) proxy: Option<Proxy>,
     #[serde(default, deserialize_with = "sections")]
     pub(super) interface: Vec<Spanned<Interface>>,
     #[serde(default, deserialize_with = "sections")]
@@ -38,6 +39,17 @@ pub(super) struct Interface {
     pub(super) mode: Field,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [proxy]")]
+pub(super) struct Proxy {
+    pub(super) workers: Field,
+    pub(super) connections_max: Field,
+    pub(super) pipes_max: Field,
+    pub(super) buffer_max: Field,
+    pub(super) drain_timeout: Field,
+    pub(super) dns_server: Field,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section, [[service]]")]
 pub(super) struct Service {
@@ -47,6 +59,87 @@ pub(super) struct Service {
     pub(super) mss: Field,
     pub(super) window_scale: Field,
     pub(super) window: Field,
+    pub(super) reap_close_wait: Field,
+    pub(super) balance: Field,
+    pub(super) connect_timeout: Field,
+    pub(super) retries: Field,
+    pub(super) first_byte_timeout: Field,
+    pub(super) idle_timeout: Field,
+    pub(super) close_wait_timeout: Field,
+    pub(super) fin_wait_timeout: Field,
+    pub(super) header_timeout: Field,
+    pub(super) half_open_max: Field,
+    pub(super) connections_max: Field,
+    pub(super) connections_per_client_max: Field,
+    pub(super) connections_per_prefix_max: Field,
+    pub(super) new_connections_per_client: Field,
+    pub(super) new_connections_burst: Field,
+    pub(super) send_proxy: Field,
+    pub(super) accept_proxy: Field,
+    pub(super) accept_proxy_required: Field,
+    pub(super) transparent: Field,
+    pub(super) source: Field,
+    pub(super) client_keepalive: Field,
+    pub(super) backend_keepalive: Field,
+    pub(super) slow_start: Field,
+    pub(super) check: Option<Spanned<Check>>,
+    pub(super) ejection: Option<Spanned<Ejection>>,
+    #[serde(default, deserialize_with = "sections")]
+    pub(super) backend: Vec<Spanned<Backend>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [service.check]")]
+pub(super) struct Check {
+    #[serde(rename = "type")]
+    pub(super) kind: Field,
+    pub(super) path: Field,
+    pub(super) host: Field,
+    pub(super) status: Field,
+    pub(super) server_name: Field,
+    pub(super) verify: Field,
+    pub(super) ca_file: Field,
+    pub(super) interval: Field,
+    pub(super) timeout: Field,
+    pub(super) rise: Field,
+    pub(super) fall: Field,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [service.ejection]")]
+pub(super) struct Ejection {
+    pub(super) failures: Field,
+    pub(super) duration: Field,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [[service.backend]]")]
+pub(super) struct Backend {
+    pub(super) address: Field,
+    pub(super) name: Field,
+    pub(super) weight: Field,
+    pub(super) connections_max: Field,
+}
+
+impl Service {
+    /// Where the keys stand that only a service in `proxy` mode has.
+    pub(super) fn proxy_keys(&self) -> Vec<(&'static str, Range<usize>)> {
+        macro_rules! given {
+            ($($key:ident)*) => {
+                [$((concat!("service.", stringify!($key)), self.$key.as_ref().map(Spanned::span)),)*]
+            };
+        }
+        let keys = given!(
+            balance connect_timeout retries first_byte_timeout idle_timeout close_wait_timeout
+            fin_wait_timeout header_timeout half_open_max connections_max
+            connections_per_client_max connections_per_prefix_max new_connections_per_client
+            new_connections_burst send_proxy accept_proxy accept_proxy_required transparent source
+            client_keepalive backend_keepalive slow_start check ejection
+        );
+        let backends = self.backend.first().map(Spanned::span);
+        let keys = keys.into_iter().chain([("service.backend", backends)]);
+        keys.filter_map(|(key, span)| Some((key, span?))).collect()
+    }
 }
 
 /// Sections of which there may be several; says so where one is written like the only one.
@@ -61,7 +154,9 @@ where
         type Value = Vec<Spanned<T>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("sections in double brackets, [[interface]] or [[service]]")
+            f.write_str(
+                "sections in double brackets, [[interface]], [[service]] or [[service.backend]]",
+            )
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {

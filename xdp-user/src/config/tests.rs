@@ -89,7 +89,13 @@ fn errors_name_file_line_key_found_and_allowed() {
         (
             "prt = 1",
             "levee.toml:6: service: unknown field `prt`, expected one of `name`, `address`, `mode`, `mss`, \
-             `window_scale`, `window`",
+             `window_scale`, `window`, `reap_close_wait`, `balance`, `connect_timeout`, \
+             `retries`, `first_byte_timeout`, `idle_timeout`, `close_wait_timeout`, \
+             `fin_wait_timeout`, `header_timeout`, `half_open_max`, `connections_max`, \
+             `connections_per_client_max`, `connections_per_prefix_max`, \
+             `new_connections_per_client`, `new_connections_burst`, `send_proxy`, `accept_proxy`, \
+             `accept_proxy_required`, `transparent`, `source`, `client_keepalive`, \
+             `backend_keepalive`, `slow_start`, `check`, `ejection`, `backend`",
         ),
         (
             "mss = 1",
@@ -108,9 +114,9 @@ fn errors_name_file_line_key_found_and_allowed() {
             "levee.toml:6: service.window: found 65536, allowed: a whole number from 2048 to 65535",
         ),
         (
-            "mode = \"proxy\"",
-            "levee.toml:6: service.mode: found \"proxy\", allowed: \"host\", for a server on this \
-             machine",
+            "mode = \"splice\"",
+            "levee.toml:6: service.mode: found \"splice\", allowed: \"host\", for a server on this \
+             machine, or \"proxy\", for servers elsewhere",
         ),
         (
             "name = 5",
@@ -195,12 +201,12 @@ fn a_file_of_another_form_is_explained() {
         (
             "interface = 5",
             "1: interface: invalid type: integer `5`, expected sections in double brackets, \
-             [[interface]] or [[service]]",
+             [[interface]], [[service]] or [[service.backend]]",
         ),
         (
             "[service]\naddress = \"192.0.2.1:80\"",
-            "1: service: invalid type: map, expected sections in double brackets, [[interface]] \
-             or [[service]]",
+            "1: service: invalid type: map, expected sections in double brackets, [[interface]], \
+             [[service]] or [[service.backend]]",
         ),
         (
             "service = [1]",
@@ -225,7 +231,7 @@ fn a_file_of_another_form_is_explained() {
         (
             r#""\u001b[31m" = 1"#,
             "1: unknown field `\\u{1b}[31m`, expected one of `secret_file`, `control_socket`, \
-             `verify_syn_checksum`, `metrics`, `interface`, `service`",
+             `verify_syn_checksum`, `metrics`, `proxy`, `interface`, `service`",
         ),
     ];
     for (text, expected) in cases {
@@ -400,7 +406,7 @@ proptest! {
     /// Whatever is in the file: a configuration, or errors with lines that the file has.
     #[test]
     fn any_text_is_judged(
-        text in r#"(\[\[?(service|interface|metrics)\]\]?|(name|address|mss|listen|x) ?= ?("[a-z0-9.:]{0,9}"|[0-9]{1,5}|true|\[\])|.{0,5}|\n){0,30}"#,
+        text in r#"(\[\[?(service(\.(backend|check))?|interface|metrics|proxy)\]\]?|(name|address|mode|mss|listen|source|status|idle_timeout|x) ?= ?("([a-z0-9.:]{0,9}|proxy)"|[0-9]{1,5}|true|\["?[0-9]?"?\])|.{0,5}|\n){0,30}"#,
     ) {
         if let Err(error) = Config::parse("f", &text) {
             prop_assert!(!error.problems.is_empty());

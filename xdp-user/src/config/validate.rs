@@ -4,17 +4,23 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     ops::{Range, RangeInclusive},
+    sync::Arc,
 };
 
 use toml::{Spanned, Value};
 
 use super::{
     CONTROL_SOCKET, Config, ConfigError, HostOptions, INTERFACES_MAX, Interface, METRICS_LISTEN,
-    Mode, ProxyGlobals, SECRET_FILE, SERVICES_MAX, Service,
+    Mode, PROXY_SERVICES_MAX, SECRET_FILE, SERVICES_MAX, Service,
     error::Problems,
-    field::{self, Judged, refusal},
+    field::{self, Judged, ServiceMode, refusal},
     raw::{self, Field},
+    units,
 };
+
+mod check;
+mod keepalive;
+mod proxy;
 
 /// Where something stands in the file; `None` for the command line.
 type Place = Option<Range<usize>>;
@@ -43,9 +49,13 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
     let listed = raw.interface.into_iter();
     let listed = listed.filter_map(|raw| interface(reader, raw)).collect();
     let interfaces = interfaces(reader, "interface.name", listed);
+    let globals = proxy::globals(reader, raw.proxy);
+    let mut backends = Vec::new();
     let listed = raw.service.into_iter();
-    let listed = listed.filter_map(|raw| service(reader, raw)).collect();
+    let listed = listed.filter_map(|raw| service(reader, raw, &mut backends));
+    let listed = listed.collect();
     let services = services(reader, "service.address", listed);
+    proxied(reader, &services, backends);
     problems.finish(file)?;
     Ok(Config {
         secret_file: secret_file.unwrap_or_else(|| SECRET_FILE.into()),
@@ -53,7 +63,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
         verify_syn_checksum: verify.unwrap_or(true),
         metrics_listen: metrics,
         interfaces,
-        proxy: ProxyGlobals::default(),
+        proxy: globals,
         services,
     })
 }
@@ -122,6 +132,19 @@ pub(super) fn services(
     listed.into_iter().map(|(_, service)| service).collect()
 }
 
+/// Checks what services in `proxy` mode have in common. `backends` are those of all of them.
+fn proxied(problems: &mut Problems<'_>, services: &[Service], backends: proxy::Addresses) {
+    let proxied = services.iter().filter(|service| service.proxy().is_some());
+    let proxied: HashMap<_, _> = proxied.map(|s| (s.address, s.name.clone())).collect();
+    let found = proxied.len();
+    if found > PROXY_SERVICES_MAX {
+        let found = format!("{found} services with mode = \"proxy\"");
+        let message = refusal(found, &format!("at most {PROXY_SERVICES_MAX}"));
+        problems.add(None, "service.mode", message);
+    }
+    proxy::refuse_loops(problems, backends, &proxied);
+}
+
 fn count(problems: &mut Problems<'_>, key: &str, what: &str, found: usize, max: usize) {
     if !(1..=max).contains(&found) {
         let message = refusal(format_args!("{found} valid {what}"), &format!("1 to {max}"));
@@ -174,28 +197,33 @@ fn interface(
     Some((place, Interface { name, attach }))
 }
 
-fn service(problems: &mut Problems<'_>, raw: Spanned<raw::Service>) -> Option<(Place, Service)> {
+/// A service; the addresses of its backends are added to `backends`.
+fn service(
+    problems: &mut Problems<'_>,
+    raw: Spanned<raw::Service>,
+    backends: &mut proxy::Addresses,
+) -> Option<(Place, Service)> {
     let table = raw.span();
-    let raw = raw.into_inner();
+    let mut raw = raw.into_inner();
     let place = place_of(&raw.address);
-    let name = string(problems, "service.name", raw.name, field::service_name);
-    string(problems, "service.mode", raw.mode, field::service_mode);
+    let name = raw.name.take();
+    let name = string(problems, "service.name", name, field::service_name);
     if raw.address.is_none() {
         let allowed = "ADDRESS:PORT, such as \"192.0.2.10:443\"";
-        missing(problems, table, "service.address", allowed);
+        missing(problems, table.clone(), "service.address", allowed);
     }
-    let address = string(
-        problems,
-        "service.address",
-        raw.address,
-        field::service_address,
-    );
-    let mss_range = field::mss_range(address);
-    let mss = integer(problems, "service.mss", raw.mss, mss_range);
-    let scale = field::WINDOW_SCALE_RANGE;
-    let window_scale = integer(problems, "service.window_scale", raw.window_scale, scale);
-    let window = integer(problems, "service.window", raw.window, field::WINDOW_RANGE);
+    let address = raw.address.take();
+    let address = string(problems, "service.address", address, field::service_address);
+    let range = field::mss_range(address);
+    let mss = integer(problems, "service.mss", raw.mss.take(), range);
+    let range = field::WINDOW_SCALE_RANGE;
+    let window_scale = raw.window_scale.take();
+    let window_scale = integer(problems, "service.window_scale", window_scale, range);
+    let range = field::WINDOW_RANGE;
+    let window = integer(problems, "service.window", raw.window.take(), range);
+    let mode = mode(problems, raw, address, &table, backends);
     let mut service = plain_service(address?);
+    service.mode = mode;
     service.mss = mss;
     service.window_scale = window_scale;
     service.window = window;
@@ -203,6 +231,50 @@ fn service(problems: &mut Problems<'_>, raw: Spanned<raw::Service>) -> Option<(P
         service.name = name;
     }
     Some((place, service))
+}
+
+/// What a service has for its mode; keys of the other mode are refused.
+fn mode(
+    problems: &mut Problems<'_>,
+    mut raw: raw::Service,
+    address: Option<SocketAddr>,
+    table: &Range<usize>,
+    backends: &mut proxy::Addresses,
+) -> Mode {
+    let given = raw.mode.take();
+    let mode = match given {
+        None => ServiceMode::Host,
+        given => match string(problems, "service.mode", given, field::service_mode) {
+            Some(mode) => mode,
+            // Which keys there may be is not known.
+            None => return Mode::Host(HostOptions::default()),
+        },
+    };
+    let key = "service.reap_close_wait";
+    let reap = raw.reap_close_wait.take();
+    if mode == ServiceMode::Proxy {
+        if let Some(reap) = reap {
+            foreign(problems, reap.span(), key, "proxy", "host");
+        }
+        let (service, addresses) = proxy::service(problems, raw, address, table);
+        backends.extend(addresses);
+        return Mode::Proxy(Arc::new(service));
+    }
+    for (key, span) in raw.proxy_keys() {
+        foreign(problems, span, key, "host", "proxy");
+    }
+    let reap = string(problems, key, reap, |text| {
+        units::duration_or_off(text, &proxy::REAP_RANGE)
+    });
+    Mode::Host(HostOptions {
+        reap_close_wait: reap.flatten(),
+    })
+}
+
+fn foreign(problems: &mut Problems<'_>, span: Range<usize>, key: &str, mode: &str, of: &str) {
+    let found = format!("it in a service with mode = \"{mode}\"");
+    let message = refusal(found, &format!("only with mode = \"{of}\""));
+    problems.add(Some(span), key, message);
 }
 
 fn place_of(field: &Field) -> Place {
@@ -270,3 +342,6 @@ fn describe(value: &Value) -> String {
         Value::Table(_) => "a table".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
