@@ -6,6 +6,7 @@
 pub mod connection;
 pub mod reason;
 pub mod tcp;
+pub mod wheel;
 
 use std::time::Duration;
 
