@@ -3,7 +3,13 @@
 //! **Architecture invariant:** nothing here reads a clock, touches a socket or holds a lock. Time is
 //! passed in as a [`Tick`], so that everything can be simulated in virtual time.
 
+mod address;
+pub mod balancer;
 pub mod connection;
+pub mod health;
+pub mod limits;
+pub mod maglev;
+pub mod rate;
 pub mod reason;
 pub mod tcp;
 pub mod wheel;

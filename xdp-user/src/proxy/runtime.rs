@@ -11,7 +11,7 @@ use std::{
 use super::stats::{BackendStats, ServiceStats};
 use crate::{
     config::{BACKENDS_MAX, Backend, ProxyService, Service, Target},
-    engine::{Tick, reason::ConnectError},
+    engine::{Tick, balancer::in_force, reason::ConnectError},
 };
 
 /// A service in `proxy` mode that runs.
@@ -174,7 +174,8 @@ pub struct BackendRuntime {
     pub active: AtomicU32,
     /// Whether it may get new connections.
     pub usable: AtomicBool,
-    /// The weight in force: less than [`weight`](Self::weight) in a slow start.
+    /// The weight in force, in parts of [`WEIGHT_UNIT`](crate::engine::balancer::WEIGHT_UNIT):
+    /// less than [`weight`](Self::weight) in a slow start.
     pub weight_now: AtomicU16,
     /// What is counted for it.
     pub stats: BackendStats,
@@ -190,7 +191,7 @@ impl BackendRuntime {
             connections_max: backend.connections_max,
             active: AtomicU32::new(0),
             usable: AtomicBool::new(true),
-            weight_now: AtomicU16::new(backend.weight),
+            weight_now: AtomicU16::new(in_force(backend.weight)),
             stats: BackendStats::default(),
         }
     }
