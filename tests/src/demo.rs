@@ -50,7 +50,9 @@ pub fn run(options: DemoOptions, interrupt: &Interrupt, out: &mut dyn Write) -> 
     screen.introduce(options.rate)?;
     screen.title("1 of 2: without levee (Linux as it comes: tcp_syncookies=1)")?;
     let without = phase(System::Syncookies, options, interrupt, &mut screen)?;
-    screen.title("2 of 2: with levee on the same interface, same flood (rate and seed)")?;
+    screen.title(
+        "2 of 2: with levee on the same interface, the same flood (rate and seed) asked for",
+    )?;
     let with = phase(System::Levee, options, interrupt, &mut screen)?;
     screen.compare(&without, &with)?;
     screen.next_step()?;

@@ -6,12 +6,14 @@
 use std::{
     fs::{self, File},
     io,
+    net::IpAddr,
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     panic::resume_unwind,
     path::PathBuf,
     process::Command,
     sync::Arc,
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -22,6 +24,9 @@ use nix::{
     sys::{prctl, signal::Signal},
     unistd::getppid,
 };
+
+/// How long an address may take to become usable; practically always under a millisecond.
+pub const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// One network namespace, with its loopback interface up.
 #[derive(Clone, Debug)]
@@ -155,6 +160,28 @@ impl Netns {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Gives an interface an address and waits until it can be used: the kernel makes an IPv6
+    /// address usable from a work queue of its own, which other changes to network devices hold up.
+    ///
+    /// # Errors
+    /// Fails when `ip` refuses, and when the address is not usable within [`ADDRESS_WAIT_MAX`].
+    pub fn address(&self, ip: IpAddr, length: u8, dev: &str) -> Result<()> {
+        let options = if ip.is_ipv6() { " nodad" } else { "" };
+        self.tool(&format!("ip address add {ip}/{length}{options} dev {dev}"))?;
+        let start = Instant::now();
+        let is_tentative = format!("ip -o address show dev {dev} tentative to {ip}");
+        while !self.tool(&is_tentative)?.trim().is_empty() {
+            if start.elapsed() > ADDRESS_WAIT_MAX {
+                bail!(
+                    "{ip} on {dev} in namespace {} is not usable after {ADDRESS_WAIT_MAX:?}",
+                    self.name
+                );
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// Sets a network sysctl of this namespace, named as in `net.ipv4.tcp_syncookies`; a dot

@@ -200,8 +200,7 @@ fn configure_host(host: &Netns) -> Result<()> {
 
 fn address(netns: &Netns, ip: IpAddr) -> Result<()> {
     let length = if ip.is_ipv4() { 24 } else { 64 };
-    netns.tool(&format!("ip address add {ip}/{length} dev {INTERFACE}"))?;
-    Ok(())
+    netns.address(ip, length, INTERFACE)
 }
 
 /// Permanent, so that no flood can push an ARP or neighbour-discovery exchange aside.

@@ -11,6 +11,9 @@ use crate::{
 const HEADER: &str =
     "  time  SYNs offered   answered   client ok       p50        p99   SYNs dropped, by reason";
 
+/// Floods whose rates differ by more are not the same flood any more.
+const OFFERED_ALIKE: f64 = 0.8;
+
 pub(super) struct Screen<'a> {
     out: &'a mut dyn Write,
 }
@@ -24,8 +27,8 @@ impl<'a> Screen<'a> {
         writeln!(
             self.out,
             "levee demo: nginx, a client that opens {CLIENT_RATE} connections per second, and on \
-             the same link a flood\nof {} SYNs per second from random spoofed addresses. \
-             Everything stays in network namespaces\nof its own on this machine.",
+             the same link a flood\nof up to {} SYNs per second from random spoofed addresses. \
+             Everything stays in network\nnamespaces of its own on this machine.",
             quantity(rate as f64)
         )
     }
@@ -84,7 +87,19 @@ impl<'a> Screen<'a> {
             self.out,
             "(in time: within {CLIENT_TIMEOUT:?}; queue_full: the host was too slow to take them \
              off its receive queue)"
-        )
+        )?;
+        let [fewer, more] = {
+            let [a, b] = [without.rates.offered, with.rates.offered];
+            [a.min(b), a.max(b)]
+        };
+        if fewer < more * OFFERED_ALIKE {
+            writeln!(
+                self.out,
+                "(the two floods differ: the generator shares this machine's CPUs with whatever \
+                 else it does;\ncompare shares, not rates, or run the demo again on an idle machine)"
+            )?;
+        }
+        Ok(())
     }
 
     pub(super) fn next_step(&mut self) -> Result<()> {

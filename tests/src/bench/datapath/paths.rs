@@ -55,7 +55,7 @@ impl Traffic {
     /// Opens it over the loopback interface of the namespace, which must have no XDP program yet.
     pub(super) fn prepare(netns: &Netns) -> Result<Self> {
         let service = given::service(Family::V4);
-        netns.tool(&format!("ip address add {}/32 dev lo", service.ip()))?;
+        netns.address(service.ip(), 32, "lo")?;
         netns.run(|| {
             let listener = TcpListener::bind(service).context("cannot listen in the namespace")?;
             let stream = TcpStream::connect(service).context("cannot connect in the namespace")?;
