@@ -61,14 +61,14 @@ struct SocketArg {
 #[derive(Debug, Args)]
 struct RunArgs {
     /// The configuration file; instead of it, --iface and --protect.
-    #[arg(long, value_name = "FILE", required_unless_present_all = ["iface", "protect"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["iface", "protect"])]
     #[arg(conflicts_with_all = ["iface", "protect", "metrics", "secret_file", "control_socket"])]
     config: Option<PathBuf>,
     /// An interface that clients come in through. Repeatable.
-    #[arg(long, value_name = "IF")]
+    #[arg(long, value_name = "IF", requires = "protect")]
     iface: Vec<String>,
     /// A service on this machine, such as 192.0.2.10:443 or [2001:db8::10]:443. Repeatable.
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", requires = "iface")]
     protect: Vec<String>,
     /// Where to serve metrics, or "off".
     #[arg(long, value_name = "ADDR:PORT", help = format!(
@@ -191,7 +191,8 @@ mod tests {
             parse("levee run --iface a --iface b --protect x --protect y --metrics off").is_ok()
         );
         assert!(parse("levee run").is_err());
-        assert!(parse("levee run --iface eth0").is_err());
+        let missing = parse("levee run --iface eth0").unwrap_err().to_string();
+        assert!(missing.contains("--protect") && !missing.contains("--config"));
         assert!(parse("levee run --protect 192.0.2.1:80").is_err());
         assert!(parse("levee run --config f --iface eth0").is_err());
         assert!(parse("levee run --config f --metrics off").is_err());

@@ -79,6 +79,13 @@ impl<'a> Problems<'a> {
         });
     }
 
+    /// Whether a problem with a key of the same section, or with the same flag, was noted.
+    pub(super) fn concern(&self, key: &str) -> bool {
+        let section = |key: &str| key.split('.').next().map(str::to_owned);
+        let mut noted = self.found.iter().map(|problem| section(&problem.key));
+        noted.any(|noted| noted == section(key))
+    }
+
     /// The line of a byte offset, from 1; `None` without a text.
     pub(super) fn line(&self, offset: usize) -> Option<usize> {
         if self.text.is_empty() {

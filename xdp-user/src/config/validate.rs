@@ -145,9 +145,11 @@ fn proxied(problems: &mut Problems<'_>, services: &[Service], backends: proxy::A
     proxy::refuse_loops(problems, backends, &proxied);
 }
 
+/// One that was refused is on the list of problems already: that none is left is no news then.
 fn count(problems: &mut Problems<'_>, key: &str, what: &str, found: usize, max: usize) {
-    if !(1..=max).contains(&found) {
-        let message = refusal(format_args!("{found} valid {what}"), &format!("1 to {max}"));
+    let none_given = found == 0 && !problems.concern(key);
+    if none_given || found > max {
+        let message = refusal(format_args!("{found} {what}"), &format!("1 to {max}"));
         problems.add(None, key, message);
     }
 }
