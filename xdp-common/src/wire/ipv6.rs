@@ -159,8 +159,8 @@ impl Chain {
         let later = offset_flags & FRAGMENT_OFFSET != 0;
         self.datagram.fragment = match offset_flags & MORE_FRAGMENTS {
             _ if later => Fragment::Later(id),
-            // RFC 6946: an atomic fragment is a whole datagram.
-            0 => Fragment::Whole,
+            // RFC 6946: an atomic fragment is a whole datagram, unless it is itself in a first one.
+            0 => self.datagram.fragment,
             _ => Fragment::First(id),
         };
         self.datagram.l4 = at + size_of::<FragmentHeader>();
