@@ -6,6 +6,7 @@
 mod address;
 pub mod balancer;
 pub mod connection;
+pub mod half_open;
 pub mod health;
 pub mod limits;
 pub mod maglev;
