@@ -171,8 +171,10 @@ impl Netns {
         let options = if ip.is_ipv6() { " nodad" } else { "" };
         self.tool(&format!("ip address add {ip}/{length}{options} dev {dev}"))?;
         let start = Instant::now();
-        let is_tentative = format!("ip -o address show dev {dev} tentative to {ip}");
-        while !self.tool(&is_tentative)?.trim().is_empty() {
+        // The route that delivers to the address comes last.
+        let family = if ip.is_ipv6() { "-6" } else { "-4" };
+        let route = format!("ip {family} route show table local {ip}");
+        while self.tool(&route)?.trim().is_empty() {
             if start.elapsed() > ADDRESS_WAIT_MAX {
                 bail!(
                     "{ip} on {dev} in namespace {} is not usable after {ADDRESS_WAIT_MAX:?}",
