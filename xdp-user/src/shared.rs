@@ -239,6 +239,7 @@ impl Running {
                 (names::SERVICES, services_pressure),
                 (names::FRAGMENTS, fragments_pressure),
             ],
+            proxy: None,
         })
     }
 

@@ -1,11 +1,15 @@
 //! What levee has counted and what state it is in, at one moment: the common source of metrics and
 //! of `levee status`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use xdp_common::verdict::{Action, Admission, Verdict};
 
-use crate::{attach::Mode, datapath::Packets};
+use crate::{
+    attach::Mode,
+    datapath::Packets,
+    proxy::{runtime::ServiceRuntime, stats::WorkerStats},
+};
 
 /// Everything at one moment.
 #[derive(Clone, Debug)]
@@ -22,6 +26,21 @@ pub struct Snapshot {
     pub services: Vec<ServiceSnapshot>,
     /// How full each map is, 0 to 1, by its name.
     pub map_pressure: Vec<(&'static str, f64)>,
+    /// The proxy; `None` when no service needs it.
+    pub proxy: Option<ProxySnapshot>,
+}
+
+/// The proxy. What it counts is read when it is looked at.
+#[derive(Clone, Debug)]
+pub struct ProxySnapshot {
+    /// Whether levee is stopping and waits for connections to end.
+    pub draining: bool,
+    /// Connections it may have at a time.
+    pub connections_max: u32,
+    /// Its services.
+    pub services: Vec<Arc<ServiceRuntime>>,
+    /// Its workers.
+    pub workers: Vec<Arc<WorkerStats>>,
 }
 
 /// The result of reading the configuration.

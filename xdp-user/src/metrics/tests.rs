@@ -1,7 +1,13 @@
-use xdp_common::verdict::Verdict;
+use xdp_common::verdict::{Action, Verdict};
 
 use super::*;
-use crate::snapshot::fixture::snapshot;
+use crate::{
+    engine::{
+        reason::{CloseReason, Refusal},
+        tcp::TcpState,
+    },
+    snapshot::fixture::snapshot,
+};
 
 fn render(snapshot: Option<&Snapshot>) -> String {
     Metrics::new().unwrap().render(snapshot).unwrap()
@@ -52,6 +58,83 @@ fn every_reason_is_there_even_at_zero() {
             format!("levee_{family}_packets_total{{interface=\"eth0\",reason=\"{reason}\"}} 0\n");
         assert!(text.contains(&line), "{line}");
     }
+}
+
+#[test]
+fn every_value_of_the_proxy_has_its_line() {
+    let text = render(Some(&snapshot()));
+    let address = "service=\"app\",backend=\"a\",address=\"10.0.0.11:80\"";
+    for line in [
+        "levee_connections_accepted_total{service=\"app\"} 3001",
+        "levee_connections_refused_total{service=\"app\",reason=\"client_rate\"} 3002",
+        "levee_connections_closed_total{service=\"app\",reason=\"finished\"} 3003",
+        "levee_connections_reaped_total{service=\"app\",reason=\"idle_timeout\"} 3004",
+        "levee_half_open_evicted_total{service=\"app\"} 3005",
+        "levee_backend_retries_total{service=\"app\"} 3006",
+        "levee_half_open_connections{service=\"app\",leg=\"backend\"} 3007",
+        "levee_half_open_oldest_age_seconds{service=\"app\",leg=\"backend\"} 1.5",
+        "levee_half_open_limit{service=\"app\",leg=\"backend\"} 4096",
+        "levee_connections{service=\"app\",leg=\"client\",state=\"ESTABLISHED\"} 3010",
+        "levee_connections{service=\"app\",leg=\"backend\",state=\"ESTABLISHED\"} 3011",
+        "levee_proxy_bytes_total{service=\"app\",direction=\"in\"} 3020",
+        "levee_proxy_bytes_total{service=\"app\",direction=\"out\"} 3021",
+        "levee_backend_connect_duration_seconds_bucket{service=\"app\",le=\"0.001024\"} 1",
+        "levee_backend_connect_duration_seconds_bucket{service=\"app\",le=\"+Inf\"} 2",
+        "levee_backend_connect_duration_seconds_sum{service=\"app\"} 1000.001",
+        "levee_backend_connect_duration_seconds_count{service=\"app\"} 2",
+        "levee_backend_first_byte_duration_seconds_count{service=\"app\"} 0",
+        "levee_service_limit_connections{service=\"app\"} 500",
+        "levee_backend_resolved{service=\"app\",backend=\"a\"} 1",
+        "levee_backend_resolved{service=\"app\",backend=\"b.internal:80\"} 0",
+        "levee_proxy_buffered_bytes 6403",
+        "levee_proxy_worker_connections{worker=\"1\"} 3202",
+        "levee_connections_limit 100000",
+        "levee_draining 0",
+        &format!("levee_backend_up{{{address}}} 1"),
+        &format!("levee_backend_weight{{{address}}} 1"),
+        &format!("levee_backend_connections{{{address}}} 3102"),
+        &format!("levee_backend_connections_total{{{address}}} 3103"),
+        &format!("levee_backend_checks_total{{{address},result=\"failed\"}} 3104"),
+        &format!("levee_backend_ejections_total{{{address}}} 3105"),
+    ] {
+        assert!(
+            text.lines().any(|l| l == line),
+            "{line} is missing:\n{text}"
+        );
+    }
+}
+
+#[test]
+fn every_reason_of_the_proxy_is_there_even_at_zero() {
+    let text = render(Some(&snapshot()));
+    let closed = CloseReason::ALL
+        .iter()
+        .map(|reason| ("closed", reason.label()));
+    let reaped = CloseReason::ALL.iter().filter(|reason| reason.is_reaped());
+    let reaped = reaped.map(|reason| ("reaped", reason.label()));
+    let refused = Refusal::ALL
+        .iter()
+        .map(|reason| ("refused", reason.label()));
+    for (what, reason) in closed.chain(reaped).chain(refused) {
+        let series =
+            format!("levee_connections_{what}_total{{service=\"app\",reason=\"{reason}\"}} ");
+        assert!(text.contains(&series), "{series}");
+    }
+    for state in TcpState::ALL {
+        let labels = format!("leg=\"client\",state=\"{state}\"");
+        assert!(text.contains(&format!("levee_connections{{service=\"app\",{labels}}} ")));
+    }
+}
+
+#[test]
+fn without_a_proxy_there_is_nothing_of_it() {
+    let mut snapshot = snapshot();
+    snapshot.proxy = None;
+    let text = render(Some(&snapshot));
+    assert!(
+        !text.contains("backend") && !text.contains("reaper"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,8 +1,17 @@
 //! A snapshot in which every number differs, for the tests of what is made of it.
 
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
 use xdp_common::abi::COUNTERS;
 
 use super::*;
+use crate::{
+    config::Config,
+    engine::{
+        reason::{CloseReason, Refusal},
+        tcp::{Side, TcpState},
+    },
+};
 
 /// Packets that start at `base` in the first slot and grow by one.
 pub(crate) fn packets(base: u64) -> Packets {
@@ -35,5 +44,61 @@ pub(crate) fn snapshot() -> Snapshot {
             packets: packets(2000),
         }],
         map_pressure: vec![("SERVICES", 0.25), ("FRAGMENTS", 0.0)],
+        proxy: Some(proxy()),
+    }
+}
+
+const PROXIED: &str = r#"
+    [[interface]]
+    name = "eth0"
+    [[service]]
+    name = "app"
+    address = "192.0.2.10:80"
+    mode = "proxy"
+    connections_max = 500
+    [[service.backend]]
+    name = "a"
+    address = "10.0.0.11:80"
+    [[service.backend]]
+    address = "b.internal:80"
+"#;
+
+/// A proxy with one service, of whose two backends one is not resolved, and two workers.
+pub(crate) fn proxy() -> ProxySnapshot {
+    let config = Config::parse("fixture", PROXIED).expect("a valid configuration");
+    let service = ServiceRuntime::new(&config.services[0], None).expect("a service of the proxy");
+    service.active.store(3101, Relaxed);
+    let stats = &service.stats;
+    stats.accepted.add(3001);
+    stats.refused[Refusal::ClientRate.index()].add(3002);
+    stats.closed[CloseReason::Finished.index()].add(3003);
+    stats.closed[CloseReason::IdleTimeout.index()].add(3004);
+    stats.closed[CloseReason::HalfOpenEvicted.index()].add(3005);
+    for side in Side::ALL {
+        let number = 3010 + side.index() as u64;
+        stats.states[side.index()][TcpState::Established.index()].set(number as i64);
+        stats.bytes[side.index()].add(number + 10);
+    }
+    stats.connect.observe(Duration::from_millis(1));
+    stats.connect.observe(Duration::from_secs(1000));
+    stats.retries.add(3006);
+    stats.half_open.set(3007);
+    stats.half_open_oldest_ms.set(1500);
+    let backend = &service.pool.load().backends[0];
+    backend.active.store(3102, Relaxed);
+    backend.stats.connections.add(3103);
+    backend.stats.checks_failed.add(3104);
+    backend.stats.ejections.add(3105);
+    let worker = |number: i64| {
+        let worker = WorkerStats::default();
+        worker.connections.set(number);
+        worker.buffered_bytes.set(number);
+        Arc::new(worker)
+    };
+    ProxySnapshot {
+        draining: false,
+        connections_max: 100_000,
+        services: vec![Arc::new(service)],
+        workers: vec![worker(3201), worker(3202)],
     }
 }

@@ -1,0 +1,95 @@
+//! Metrics in Prometheus's text format, made from a snapshot whenever they are asked for.
+
+use anyhow::{Context as _, Result};
+use prometheus::{
+    Encoder as _, Registry, TextEncoder, process_collector::ProcessCollector, proto::MetricFamily,
+};
+
+use self::family::{Family, flag};
+use crate::snapshot::Snapshot;
+
+mod datapath;
+mod family;
+mod proxy;
+
+/// The content type of what [`Metrics::render`] returns.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Renders metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    process: Registry,
+}
+
+impl Metrics {
+    /// Includes the metrics of this process (`process_*`).
+    ///
+    /// # Errors
+    /// Fails never, as far as known: the registry is new.
+    pub fn new() -> Result<Self> {
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
+        Ok(Self { process })
+    }
+
+    /// The text for a snapshot; without one, as during the start, only what needs none.
+    ///
+    /// # Errors
+    /// Fails when a family breaks Prometheus's rules, which a test excludes.
+    pub fn render(&self, snapshot: Option<&Snapshot>) -> Result<String> {
+        let mut families = vec![build_info()];
+        if let Some(snapshot) = snapshot {
+            families.extend(state(snapshot));
+            families.extend(datapath::interfaces(snapshot));
+            families.extend(datapath::services(snapshot));
+            families.extend(snapshot.proxy.iter().flat_map(proxy::families));
+        }
+        families.extend(self.process.gather());
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        String::from_utf8(text).context("metrics are not UTF-8")
+    }
+}
+
+fn build_info() -> MetricFamily {
+    Family::gauge("levee_build_info", "Version of levee; the value is 1.")
+        .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)
+        .build()
+}
+
+fn state(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let pressure = Family::gauge(
+        "levee_bpf_map_pressure",
+        "How full a map of the data path is, 0 to 1. FRAGMENTS evicts its oldest entry when full.",
+    );
+    let pressure = snapshot
+        .map_pressure
+        .iter()
+        .fold(pressure, |f, (map, value)| f.with(&[("map", map)], *value));
+    vec![
+        pressure.build(),
+        Family::gauge(
+            "levee_cookie_key_epoch",
+            "Number of the 64-second epoch whose key makes the SYN cookies.",
+        )
+        .with(&[], snapshot.key_epoch as f64)
+        .build(),
+        Family::gauge(
+            "levee_config_last_reload_successful",
+            "Whether the last attempt to read the configuration succeeded.",
+        )
+        .with(&[], flag(snapshot.reload.successful))
+        .build(),
+        Family::gauge(
+            "levee_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last read successfully, since the Unix epoch.",
+        )
+        .with(&[], snapshot.reload.succeeded_unix_s as f64)
+        .build(),
+    ]
+}
+
+#[cfg(test)]
+mod promtool;
+#[cfg(test)]
+mod tests;
