@@ -1,0 +1,262 @@
+//! One TCP connection of the two, with the readiness rules that keep it from spinning.
+//!
+//! tokio registers sockets edge-triggered, and only this thread turns events into readiness, so
+//! between a system call that would block and the readiness being cleared nothing can come. What
+//! tokio knows as closed it never forgets: a leg at its end is not asked again whether it is
+//! readable, or it would be, for ever.
+
+use std::{
+    future::Future as _,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    pin::pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv, send},
+};
+use socket2::SockRef;
+use tokio::{
+    io::{Interest, Ready},
+    net::TcpStream,
+};
+
+/// How a leg broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The peer sent a RST.
+    Reset,
+    /// The peer no longer answers: keepalive or retransmissions gave up.
+    TimedOut,
+    /// The route is gone.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            // In CLOSE_WAIT Linux reports a RST as EPIPE, in SYN_SENT as ECONNREFUSED.
+            Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED | Errno::ECONNABORTED => {
+                Self::Reset
+            }
+            Errno::ETIMEDOUT => Self::TimedOut,
+            Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EHOSTDOWN | Errno::ENETDOWN => {
+                Self::Unreachable
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a read or a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Got {
+    /// This many bytes, at least one.
+    Bytes(usize),
+    /// The peer's FIN; only of reads.
+    Eof,
+    /// Nothing now.
+    Blocked,
+    /// The connection broke.
+    Broken(Failure),
+}
+
+/// One of a proxied connection's sockets.
+#[derive(Debug)]
+pub(super) struct Leg {
+    stream: TcpStream,
+    eof: bool,
+    write_blocked: bool,
+    failure: Option<Failure>,
+}
+
+impl Leg {
+    /// Registers a connected socket that does not block.
+    pub(super) fn connected(socket: socket2::Socket) -> io::Result<Self> {
+        Self::new(socket, false)
+    }
+
+    /// Registers a socket whose connect is in progress.
+    pub(super) fn connecting(socket: socket2::Socket) -> io::Result<Self> {
+        Self::new(socket, true)
+    }
+
+    fn new(socket: socket2::Socket, write_blocked: bool) -> io::Result<Self> {
+        Ok(Self {
+            stream: TcpStream::from_std(socket.into())?,
+            eof: false,
+            write_blocked,
+            failure: None,
+        })
+    }
+
+    /// The socket, for its options.
+    pub(super) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.stream)
+    }
+
+    /// Whether everything was read: up to the peer's FIN, or to a failure.
+    pub(super) const fn at_eof(&self) -> bool {
+        self.eof
+    }
+
+    /// Ready when a read may tell something. Not to be asked at the [end](Self::at_eof).
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        debug_assert!(!self.eof);
+        // The only error is that the runtime ends, and then nothing is polled again.
+        self.stream.poll_read_ready(cx).map(|_| ())
+    }
+
+    /// Ready when a write may do something.
+    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.write_blocked {
+            ready!(self.stream.poll_write_ready(cx)).ok();
+            self.write_blocked = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready with `Ok` when the connect in progress succeeded.
+    pub(super) fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Errno>> {
+        ready!(self.poll_writable(cx));
+        // Readiness tells a failure without a system call: it comes with an error or a hang-up.
+        if !self.readiness(cx, Interest::WRITABLE).is_write_closed() {
+            return Poll::Ready(Ok(()));
+        }
+        let error = self.stream.take_error().ok().flatten();
+        let errno = error.and_then(|error| error.raw_os_error());
+        Poll::Ready(errno.map_or(Err(Errno::ECONNRESET), |errno| Err(Errno::from_raw(errno))))
+    }
+
+    /// Ready when the connection broke. For a leg that is not read: while its other side connects,
+    /// and after its peer's FIN, when reads no longer tell of a RST.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        if let Some(failure) = self.failure {
+            return Poll::Ready(failure);
+        }
+        loop {
+            let ready = self.readiness(cx, Interest::WRITABLE);
+            if ready.is_write_closed() {
+                return Poll::Ready(self.take_error());
+            }
+            // A socket that can be written is ready all the time; only what comes new counts. That
+            // it can be written must not be forgotten with it.
+            self.write_blocked &= ready.is_empty();
+            self.clear(Interest::WRITABLE);
+            ready!(self.stream.poll_write_ready(cx)).ok();
+        }
+    }
+
+    /// Reads into `buffer`.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
+        match recv(self.stream.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Ok(0) => {
+                self.eof = true;
+                Got::Eof
+            }
+            Ok(n) => {
+                if n < buffer.len() {
+                    // That was all; asking once more would only cost a system call. A FIN behind
+                    // it stays known as closed.
+                    self.clear(Interest::READABLE);
+                }
+                Got::Bytes(n)
+            }
+            Err(errno) => self.read_failed(errno),
+        }
+    }
+
+    /// Writes as much of `bytes` as fits.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Got {
+        match send(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            Ok(n) => {
+                if n < bytes.len() {
+                    // Full. The kernel tells when there is room, as after EAGAIN.
+                    self.block_writes();
+                }
+                Got::Bytes(n)
+            }
+            Err(errno) => self.write_failed(errno),
+        }
+    }
+
+    fn read_failed(&mut self, errno: Errno) -> Got {
+        match errno {
+            Errno::EAGAIN | Errno::EINTR => {
+                if errno == Errno::EAGAIN {
+                    self.clear(Interest::READABLE);
+                }
+                Got::Blocked
+            }
+            errno => {
+                self.eof = true;
+                self.broken(errno.into())
+            }
+        }
+    }
+
+    fn write_failed(&mut self, errno: Errno) -> Got {
+        match errno {
+            Errno::EAGAIN => {
+                self.block_writes();
+                Got::Blocked
+            }
+            Errno::EINTR => Got::Blocked,
+            errno => self.broken(errno.into()),
+        }
+    }
+
+    fn block_writes(&mut self) {
+        self.clear(Interest::WRITABLE);
+        self.write_blocked = true;
+    }
+
+    fn broken(&mut self, failure: Failure) -> Got {
+        Got::Broken(*self.failure.get_or_insert(failure))
+    }
+
+    /// `SO_ERROR`, which the kernel tells once. A socket that is closed without an error was reset
+    /// when a read or a write took the error before.
+    fn take_error(&mut self) -> Failure {
+        let error = self.stream.take_error().ok().flatten();
+        let errno = error.and_then(|error| error.raw_os_error());
+        let failure = errno.map_or(Failure::Reset, |errno| Errno::from_raw(errno).into());
+        *self.failure.get_or_insert(failure)
+    }
+
+    fn clear(&self, interest: Interest) {
+        // The way tokio offers to clear readiness. The error is the one made here.
+        let _blocked: io::Result<()> = self
+            .stream
+            .try_io(interest, || Err(io::ErrorKind::WouldBlock.into()));
+    }
+
+    fn readiness(&self, cx: &mut Context<'_>, interest: Interest) -> Ready {
+        match pin!(self.stream.ready(interest)).poll(cx) {
+            Poll::Ready(Ok(ready)) => ready,
+            Poll::Ready(Err(_)) | Poll::Pending => Ready::EMPTY,
+        }
+    }
+
+    /// Sends a FIN after what was written.
+    pub(super) fn shutdown_write(&self) {
+        // Fails only on a connection that broke; whoever reads or watches it is told why.
+        self.socket().shutdown(std::net::Shutdown::Write).ok();
+    }
+
+    /// Ends the connection with a RST. What the kernel has not sent yet is thrown away.
+    pub(super) fn reset(self) {
+        // Without the option closing sends a FIN, which is as much as can be done then.
+        self.socket().set_linger(Some(Duration::ZERO)).ok();
+    }
+
+    /// Bytes that the kernel has not sent yet, and so would throw away at a reset.
+    pub(super) fn unsent(&self) -> u32 {
+        super::sockopt::unsent(self.stream.as_fd())
+    }
+}

@@ -1,0 +1,281 @@
+//! What others see of a connection: its place at its worker.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    sync::Arc,
+    task::Waker,
+};
+
+use super::{
+    deadlines::Deadlines,
+    info::{ConnectionId, ConnectionInfo, Filter},
+    runtime::{ActiveGuard, BackendRuntime, ServiceRuntime},
+};
+use crate::engine::{
+    Tick,
+    connection::{Action, Actions, Connection, Event, Phase},
+    tcp::{Side, TcpState},
+};
+
+/// Something that happened to a connection outside of its own sockets.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Signal {
+    /// The wheel fired.
+    Timer = 1,
+    /// An operator ends it.
+    Kill = 1 << 1,
+    /// The half-open queue gave its place to another.
+    Evict = 1 << 2,
+    /// The proxy is being stopped.
+    Drain = 1 << 3,
+    /// The time that a stop gives is over.
+    DrainExpired = 1 << 4,
+}
+
+impl Signal {
+    const ALL: [Self; 5] = [
+        Self::Timer,
+        Self::Kill,
+        Self::Evict,
+        Self::Drain,
+        Self::DrainExpired,
+    ];
+
+    const fn event(self) -> Event {
+        match self {
+            Self::Timer => Event::Timer,
+            Self::Kill => Event::Killed,
+            Self::Evict => Event::Evicted,
+            Self::Drain => Event::Draining,
+            Self::DrainExpired => Event::DrainExpired,
+        }
+    }
+}
+
+/// A connection, as its worker, its timer and its operator see it. Everything in it belongs to one
+/// thread, and nothing stays borrowed when a function returns.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Its name.
+    pub(super) id: ConnectionId,
+    /// The service, as configured when the client was accepted.
+    pub(super) service: Arc<ServiceRuntime>,
+    /// When it was accepted.
+    pub(super) accepted: Tick,
+    /// Who the client is.
+    pub(super) client: Cell<SocketAddr>,
+    /// The upstream whose PROXY header told so.
+    pub(super) via: Cell<Option<SocketAddr>>,
+    engine: RefCell<Connection>,
+    backend: RefCell<Option<ActiveGuard>>,
+    bytes: [Cell<u64>; 2],
+    signals: Cell<u8>,
+    /// The time that is set for it in the wheel.
+    armed: Cell<Option<Tick>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Slot {
+    /// A client that was accepted.
+    pub(super) fn new(
+        id: ConnectionId,
+        service: Arc<ServiceRuntime>,
+        client: SocketAddr,
+        now: Tick,
+    ) -> Self {
+        let engine = Connection::new(now, service.config.retries);
+        let slot = Self {
+            id,
+            service,
+            accepted: now,
+            client: Cell::new(client),
+            via: Cell::new(None),
+            engine: RefCell::new(engine),
+            backend: RefCell::new(None),
+            bytes: Default::default(),
+            signals: Cell::new(0),
+            armed: Cell::new(None),
+            waker: RefCell::new(None),
+        };
+        slot.moved([TcpState::Closed; 2], slot.states());
+        slot
+    }
+
+    /// Lets the engine decide, and counts what that changes.
+    pub(super) fn handle(&self, now: Tick, event: Event) -> Actions {
+        let before = self.states();
+        let timeouts = &self.service.config.timeouts;
+        let actions = self.engine.borrow_mut().handle(now, event, timeouts);
+        self.moved(before, self.states());
+        for action in actions {
+            if let Action::CloseBoth(reason) = action {
+                self.service.stats.closed[reason.index()].count();
+                log::debug!(
+                    "connection {} of {} from {}: {}",
+                    self.id,
+                    self.service.name,
+                    self.client.get(),
+                    reason.label()
+                );
+            }
+        }
+        actions
+    }
+
+    /// What it is about.
+    pub(super) fn phase(&self) -> Phase {
+        self.engine.borrow().phase()
+    }
+
+    /// When it ends unless something happens.
+    pub(super) fn deadline(&self) -> Option<Tick> {
+        let deadline = self.engine.borrow().deadline(&self.service.config.timeouts);
+        deadline.map(|(at, _)| at)
+    }
+
+    /// Sees to it that the wheel fires when the connection's time has come, or `within_ms` if there
+    /// is that. Bytes move the deadline later without a word to the wheel, which then fires too
+    /// early, and this is called again.
+    pub(super) fn arm(&self, deadlines: &Deadlines, now: Tick, within_ms: Option<u64>) {
+        let within = within_ms.map(|ms| now.after(ms));
+        let due = self.deadline().into_iter().chain(within).min();
+        let armed = self.armed.get();
+        match due {
+            Some(due) if armed.is_none_or(|armed| due < armed) => {
+                deadlines.set(self.id.slot, due);
+                self.armed.set(Some(due));
+            }
+            None if armed.is_some() => {
+                deadlines.clear(self.id.slot);
+                self.armed.set(None);
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts bytes of `from` that were passed on.
+    pub(super) fn passed(&self, now: Tick, from: Side, bytes: usize) {
+        self.engine.borrow_mut().touch(now);
+        let bytes = bytes as u64;
+        let passed = &self.bytes[from.index()];
+        passed.set(passed.get() + bytes);
+        self.service.stats.bytes[from.index()].add(bytes);
+        if let Some(guard) = &*self.backend.borrow() {
+            guard.backend().stats.bytes[from.index()].add(bytes);
+        }
+    }
+
+    /// Puts the backend in its place, or takes it away.
+    pub(super) fn set_backend(&self, backend: Option<ActiveGuard>) {
+        self.backend.replace(backend);
+    }
+
+    /// The backend.
+    pub(super) fn backend(&self) -> Option<Arc<BackendRuntime>> {
+        let guard = self.backend.borrow();
+        guard.as_ref().map(|guard| Arc::clone(guard.backend()))
+    }
+
+    /// Wakes the connection's task to look at `signal`.
+    pub(super) fn signal(&self, signal: Signal) {
+        self.signals.set(self.signals.get() | signal as u8);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What was signalled since the last call, as events. Further signals wake `waker`.
+    pub(super) fn take_signals(&self, waker: &Waker) -> impl Iterator<Item = Event> + use<> {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+        let signals = self.signals.take();
+        if signals & Signal::Timer as u8 != 0 {
+            self.armed.set(None);
+        }
+        Signal::ALL
+            .into_iter()
+            .filter(move |signal| signals & *signal as u8 != 0)
+            .map(Signal::event)
+    }
+
+    fn states(&self) -> [TcpState; 2] {
+        let engine = self.engine.borrow();
+        Side::ALL.map(|side| engine.state(side))
+    }
+
+    fn moved(&self, before: [TcpState; 2], after: [TcpState; 2]) {
+        for side in Side::ALL {
+            let (old, new) = (before[side.index()], after[side.index()]);
+            if old == new {
+                continue;
+            }
+            let gauges = &self.service.stats.states[side.index()];
+            // CLOSED is no connection.
+            if old != TcpState::Closed {
+                gauges[old.index()].add(-1);
+            }
+            if new != TcpState::Closed {
+                gauges[new.index()].add(1);
+            }
+        }
+    }
+
+    /// Whether `filter` selects it.
+    pub(super) fn matches(&self, filter: &Filter, now: Tick) -> bool {
+        let name = self.backend().map(|backend| backend.name.clone());
+        filter.id.is_none_or(|id| id == self.id)
+            && filter
+                .service
+                .as_ref()
+                .is_none_or(|s| *s == self.service.name)
+            && filter
+                .client
+                .is_none_or(|prefix| prefix.contains(self.client.get().ip()))
+            && filter
+                .backend
+                .as_ref()
+                .is_none_or(|wanted| name.as_ref() == Some(wanted))
+            && filter
+                .state
+                .is_none_or(|state| self.states().contains(&state))
+            && filter.idle_ms_min.is_none_or(|ms| self.idle_ms(now) >= ms)
+            && filter
+                .age_ms_min
+                .is_none_or(|ms| now.since(self.accepted) >= ms)
+    }
+
+    fn idle_ms(&self, now: Tick) -> u64 {
+        now.since(self.engine.borrow().last_activity())
+    }
+
+    /// As `levee connections` shows it.
+    pub(super) fn info(&self, now: Tick) -> ConnectionInfo {
+        let backend = self.backend();
+        let [client_state, backend_state] = self.states().map(|state| state.label().to_owned());
+        ConnectionInfo {
+            id: self.id.to_string(),
+            service: self.service.name.clone(),
+            client: self.client.get(),
+            via: self.via.get(),
+            backend: backend.as_ref().map(|backend| backend.name.clone()),
+            backend_address: backend.map(|backend| backend.address),
+            client_state,
+            backend_state,
+            age_ms: now.since(self.accepted),
+            idle_ms: self.idle_ms(now),
+            expires_in_ms: self.deadline().map(|at| at.since(now)),
+            bytes_from_client: self.bytes[0].get(),
+            bytes_from_backend: self.bytes[1].get(),
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Only a task that was dropped before its end leaves anything here to be counted.
+        self.moved(self.states(), [TcpState::Closed; 2]);
+    }
+}

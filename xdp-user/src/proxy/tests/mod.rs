@@ -1,0 +1,4 @@
+//! The proxy as a whole, over loopback.
+
+mod bytes;
+mod support;
