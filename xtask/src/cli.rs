@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Lint,
     /// Check the architecture's invariants in the source text
     Tidy,
-    /// Measure: ns per packet of each path, or the flood that legitimate clients survive
+    /// Measure: ns per packet of each path, the flood that legitimate clients survive, or the proxy
     Bench {
         /// What to measure
         kind: Bench,
@@ -84,6 +84,8 @@ pub(crate) enum Bench {
     Datapath,
     /// The highest SYN rate at which 99 % of legitimate connects succeed, levee and its peers
     Flood,
+    /// Requests, bulk data, latency, CPU and memory of the proxy, levee and its peers
+    Proxy,
 }
 
 impl Bench {
@@ -92,6 +94,7 @@ impl Bench {
         match self {
             Self::Datapath => "datapath",
             Self::Flood => "flood",
+            Self::Proxy => "proxy",
         }
     }
 }

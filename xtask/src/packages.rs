@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -18,6 +19,7 @@ use crate::{
 
 /// A program and Debian's package of it.
 pub(crate) struct Tool {
+    /// Its name, or the path of a file that is not in `PATH`, of which one component may be `*`.
     program: &'static str,
     package: &'static str,
     why: &'static str,
@@ -54,6 +56,21 @@ pub(crate) const LAB: &[Tool] = &[
     ),
     installed("nginx", "nginx-light", "the protected web server"),
     installed("curl", "curl", "the legitimate client"),
+    installed(
+        "taskset",
+        "util-linux",
+        "one CPU for the proxy, one for its load",
+    ),
+    installed(
+        "haproxy",
+        "haproxy",
+        "the HAProxy that levee is compared with",
+    ),
+    installed(
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "libnginx-mod-stream",
+        "the nginx stream proxy that levee is compared with",
+    ),
 ];
 
 /// What only the tests need.
@@ -61,6 +78,22 @@ const TESTS_ONLY: &[Tool] = &[
     installed("ss", "iproute2", "the options of accepted sockets"),
     installed("python3", "python3", "a server that speaks first"),
     installed("ping", "iputils-ping", "what is not TCP"),
+    installed(
+        "redis-server",
+        "redis-server",
+        "a database behind the proxy",
+    ),
+    installed(
+        "/usr/lib/postgresql/*/bin/postgres",
+        "postgresql",
+        "another, with long-lived connections",
+    ),
+    installed("prlimit", "util-linux", "running out of file descriptors"),
+    installed(
+        "runuser",
+        "util-linux",
+        "PostgreSQL, which refuses to run as root",
+    ),
     Tool {
         program: "promtool",
         package: "prometheus",
@@ -83,7 +116,12 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
 apt-get -q -y install --no-install-recommends "$@"
 if [ -d /run/systemd/system ]; then
-    case " $* " in *" nginx-light "*) systemctl disable nginx.service ;; esac
+    for package in "$@"; do
+        case $package in
+            nginx-light) systemctl disable nginx.service ;;
+            haproxy | postgresql | redis-server) systemctl disable "$package.service" ;;
+        esac
+    done
 fi
 "#;
 
@@ -146,11 +184,26 @@ pub(crate) fn search_path(workspace: &Workspace) -> Result<OsString> {
 }
 
 fn find(workspace: &Workspace, tool: &Tool) -> Option<PathBuf> {
+    if tool.program.starts_with('/') {
+        return find_file(tool.program);
+    }
     let unpacked = || Some(unpacked_bin(workspace, tool).join(tool.program));
     process::find_program(tool.program).or_else(|| match tool.from {
         From::Installed => None,
         From::Unpacked => unpacked().filter(|file| process::is_executable(file)),
     })
+}
+
+/// The file at a path of which one component may be `*`.
+fn find_file(pattern: &str) -> Option<PathBuf> {
+    let Some((dir, rest)) = pattern.split_once("/*/") else {
+        return Some(PathBuf::from(pattern)).filter(|file| file.is_file());
+    };
+    // Without the directory, the package is not installed.
+    let entries = fs::read_dir(dir).ok()?;
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path().join(rest)))
+        .find(|file| file.is_file())
 }
 
 fn unpacked_bin(workspace: &Workspace, tool: &Tool) -> PathBuf {
@@ -222,6 +275,16 @@ mod tests {
             .collect();
         assert_eq!(package_names(&missing), ["iproute2", "curl"]);
         assert!(describe(&missing).contains("ss (iproute2)"));
+    }
+
+    #[test]
+    fn finds_files_by_a_pattern() {
+        let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/packages.rs");
+        let parent = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("one");
+        let pattern = format!("{}/*/src/packages.rs", parent.display());
+        assert_eq!(find_file(own), Some(own.into()));
+        assert_eq!(find_file(&pattern), Some(own.into()));
+        assert_eq!(find_file("/no/such/*/directory"), None);
     }
 
     #[test]
