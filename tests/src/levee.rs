@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{http, metrics::Metrics, netns::Netns, process::Process, scratch};
+use crate::{http, metrics::Metrics, netns::Netns, process::Process, relay::pinned, scratch};
 
 /// Where levee serves its metrics by default.
 pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9977);
@@ -21,6 +21,31 @@ const BINARY_VARIABLE: &str = "LEVEE_BIN";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+const CONFIGURATION: &str = "levee.toml";
+
+/// A levee that runs by a configuration file.
+#[derive(Clone, Copy, Debug)]
+pub struct ProxySetup<'a> {
+    /// The CPU it may use; `None` for all.
+    pub cpu: Option<usize>,
+    /// The interfaces it protects.
+    pub interfaces: &'a [&'a str],
+    /// Services and other tables of the configuration.
+    pub configuration: &'a str,
+}
+
+impl ProxySetup<'_> {
+    fn file(&self, secret: &str, socket: &str) -> String {
+        let interfaces = self.interfaces.iter();
+        let interfaces = interfaces.map(|name| format!("[[interface]]\nname = \"{name}\"\n"));
+        format!(
+            "secret_file = {secret:?}\ncontrol_socket = {socket:?}\n{}{}",
+            interfaces.collect::<String>(),
+            self.configuration
+        )
+    }
+}
 
 /// A running levee; dropping it kills it.
 #[derive(Debug)]
@@ -66,11 +91,61 @@ impl Levee {
         Self::start_in(scratch::directory()?, netns, arguments)
     }
 
+    /// Runs `levee run` with a configuration file of these settings and a secret and a control
+    /// socket of its own, and waits as [`protect`](Self::protect) does.
+    ///
+    /// # Errors
+    /// As [`protect`](Self::protect).
+    pub fn configured(netns: &Netns, setup: &ProxySetup<'_>) -> Result<Self> {
+        let directory = scratch::directory()?;
+        let own = |name: &str| directory.path().join(name).display().to_string();
+        let file = own(CONFIGURATION);
+        fs::write(&file, setup.file(&own("secret"), &own("levee.sock")))
+            .context("cannot write levee's configuration")?;
+        let arguments = ["run".to_owned(), "--config".to_owned(), file];
+        Self::start_pinned(directory, netns, setup.cpu, &arguments)
+    }
+
+    /// Writes another configuration for a levee that [`configured`](Self::configured) started, for
+    /// it to reload.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be written.
+    pub fn reconfigure(&self, setup: &ProxySetup<'_>) -> Result<()> {
+        let own = |name: &str| self.directory.path().join(name).display().to_string();
+        let text = setup.file(&own("secret"), &own("levee.sock"));
+        fs::write(own(CONFIGURATION), text).context("cannot write levee's configuration")
+    }
+
+    /// Runs a command of `levee` that talks to this one, and returns what it prints.
+    ///
+    /// # Errors
+    /// Quotes what it prints when it fails.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let socket = self.control_socket().display().to_string();
+        let mut command = self.netns.command(&binary()?.to_string_lossy());
+        command.args(arguments).args(["--control-socket", &socket]);
+        let output = command.output().context("cannot run levee")?;
+        if !output.status.success() {
+            bail!("levee {arguments:?} failed: {output:?}");
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     fn start_in(directory: TempDir, netns: &Netns, arguments: &[String]) -> Result<Self> {
+        Self::start_pinned(directory, netns, None, arguments)
+    }
+
+    fn start_pinned(
+        directory: TempDir,
+        netns: &Netns,
+        cpu: Option<usize>,
+        arguments: &[String],
+    ) -> Result<Self> {
         let log =
             fs::File::create(log_path(directory.path())).context("cannot make levee's log")?;
         let binary = binary()?;
-        let mut command = netns.command(&binary.to_string_lossy());
+        let mut command = pinned(netns, cpu, &binary.to_string_lossy());
         command.args(arguments).current_dir(directory.path());
         command
             .stdin(Stdio::null())

@@ -23,6 +23,8 @@ pub mod observer;
 pub mod packet;
 pub mod process;
 pub mod protection;
+pub mod proxy_lab;
+pub mod relay;
 pub mod scheduling;
 pub mod scratch;
 pub mod server;

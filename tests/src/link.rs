@@ -35,9 +35,11 @@ pub struct End<'a> {
 /// - VLAN tags in the frame instead of beside it, where XDP could not see them;
 /// - GRO on, because only then does veth accept redirected frames without an XDP program.
 ///
+/// Returns the threads that receive for each end that has a CPU for it.
+///
 /// # Errors
 /// Fails when `ip` or `ethtool` do.
-pub fn veth(a: End<'_>, b: End<'_>, mtu: u32) -> Result<()> {
+pub fn veth(a: End<'_>, b: End<'_>, mtu: u32) -> Result<[Vec<Pid>; 2]> {
     let (a_name, b_name) = (unique_name(), unique_name());
     a.netns.tool(&format!(
         "ip link add {a_name} address {} mtu {mtu} type veth peer name {b_name} address {} \
@@ -54,13 +56,24 @@ pub fn veth(a: End<'_>, b: End<'_>, mtu: u32) -> Result<()> {
             "ethtool -K {name} tx off gro on txvlan off tx-vlan-stag-hw-insert off"
         ))?;
     }
-    for (end, name) in [(a, &a_name), (b, &b_name)] {
+    let mut threads = [Vec::new(), Vec::new()];
+    for ((end, name), threads) in [(a, &a_name), (b, &b_name)].into_iter().zip(&mut threads) {
         if let Some(cpu) = end.receive_cpu {
-            pin_receive(end.netns, name, cpu)?;
+            *threads = pin_receive(end.netns, name, cpu)?;
         }
         end.netns
             .tool(&format!("ip link set {name} name {}", end.name))?;
     }
+    Ok(threads)
+}
+
+/// Leaves checksums and segmentation to the interface for what it sends, as a NIC does: where its
+/// peer has no XDP program.
+///
+/// # Errors
+/// Fails when `ethtool` does.
+pub fn offload(netns: &Netns, name: &str) -> Result<()> {
+    netns.tool(&format!("ethtool -K {name} tx on tso on"))?;
     Ok(())
 }
 
@@ -118,13 +131,13 @@ pub fn transmitted_here(name: &str) -> Result<Transmitted> {
 
 /// Moves the interface's NAPI to a kernel thread and pins that. The thread carries the name that
 /// the interface has now, which is how it is found: so the name must be unique on the machine.
-fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<()> {
+fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<Vec<Pid>> {
     netns.run_with_sysfs(|| {
         let path = format!("/sys/class/net/{unique}/threaded");
         fs::write(&path, "1").context("cannot enable threaded NAPI")
     })?;
     let prefix = format!("napi/{unique}-");
-    let mut pinned = 0;
+    let mut pinned = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let file_name = entry.context("cannot read /proc")?.file_name();
         let Some(id) = file_name.to_str().and_then(|name| name.parse().ok()) else {
@@ -136,13 +149,13 @@ fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<()> {
             let id = Pid::from_raw(id);
             pin_thread(id, cpu)?;
             set_nice(id, RECEIVE_NICE)?;
-            pinned += 1;
+            pinned.push(id);
         }
     }
-    if pinned == 0 {
+    if pinned.is_empty() {
         bail!("no kernel thread {prefix}* after enabling threaded NAPI");
     }
-    Ok(())
+    Ok(pinned)
 }
 
 /// An interface name that no other lab uses, at most 15 bytes.

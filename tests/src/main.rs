@@ -7,6 +7,7 @@ use levee_tests::{
     bench::{
         datapath::{self, DatapathOptions},
         flood::{self, BenchOptions},
+        proxy::{self, ProxyOptions, System},
     },
     demo::{self, DemoOptions},
     interrupt::{Interrupt, Interrupted},
@@ -61,10 +62,25 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Requests, bulk data, latency, CPU and memory of the proxy, for levee and others.
+    Proxy {
+        /// How often everything is measured; medians are reported.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// How long each load lasts.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=30))]
+        seconds: u32,
+        /// What is compared; everything by default.
+        #[arg(long, value_delimiter = ',')]
+        systems: Vec<System>,
+        /// Print JSON on standard output; progress goes to standard error.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("{error}");
@@ -77,7 +93,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the lab needs root: it makes network namespaces and loads eBPF programs");
     }
@@ -92,5 +108,25 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Bench {
             bench: Bench::Flood { rounds, json },
         } => flood::run(BenchOptions { rounds, json }, &interrupt),
+        Command::Bench {
+            bench:
+                Bench::Proxy {
+                    rounds,
+                    seconds,
+                    mut systems,
+                    json,
+                },
+        } => {
+            if systems.is_empty() {
+                systems = System::ALL.to_vec();
+            }
+            let options = ProxyOptions {
+                rounds,
+                seconds,
+                systems,
+                json,
+            };
+            proxy::run(&options, &interrupt)
+        }
     }
 }

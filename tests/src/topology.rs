@@ -175,7 +175,8 @@ fn connect(client: &Netns, net: &Netns, host: &Netns, mtu: u32) -> Result<()> {
         receive_cpu: busy_cpus().map(|(_, receiver)| receiver),
         ..end(host, INTERFACE, HOST_MAC)
     };
-    veth(end(net, UPLINK, UPLINK_MAC), host_end, mtu)
+    veth(end(net, UPLINK, UPLINK_MAC), host_end, mtu)?;
+    Ok(())
 }
 
 fn configure_client(client: &Netns) -> Result<()> {

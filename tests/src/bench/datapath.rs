@@ -14,7 +14,6 @@
 //!
 //! Caches are warm and there is one flow, so this is what the instructions cost, and not what a
 //! flood from many sources does to the caches: `bench flood` measures that.
-mod host;
 mod paths;
 mod subject;
 
@@ -22,11 +21,10 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use self::{
-    host::Host,
     paths::Traffic,
     subject::{Floors, Subject},
 };
-use super::median::median;
+use super::{host::Host, median::median};
 use crate::{
     fixtures::rig::Rig,
     interrupt::{Interrupt, Interrupted},

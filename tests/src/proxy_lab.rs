@@ -1,0 +1,161 @@
+//! The proxy's lab: a namespace for each of client, proxy and backend, in a row.
+//!
+//! ```text
+//!   client                     proxy                    backend
+//!   eth0 -------------- eth0   levee   eth1 -------------- eth0
+//! ```
+//!
+//! The proxy's namespace also routes between the other two, so that a direct connection takes the
+//! same way without a proxy on it.
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::Result;
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::{
+    link::{End, offload, veth},
+    netns::Netns,
+    scheduling::busy_cpus,
+    scratch,
+};
+
+/// The proxy's addresses towards clients.
+pub const PROXY: [IpAddr; 2] = pair(Ipv4Addr::new(10, 78, 1, 1), 0x78, 1, 1);
+/// The client's addresses.
+pub const CLIENT: [IpAddr; 2] = pair(Ipv4Addr::new(10, 78, 1, 2), 0x78, 1, 2);
+/// The backend's addresses.
+pub const BACKEND: [IpAddr; 2] = pair(Ipv4Addr::new(10, 78, 2, 2), 0x78, 2, 2);
+/// The proxy's addresses towards backends.
+pub const PROXY_INSIDE: [IpAddr; 2] = pair(Ipv4Addr::new(10, 78, 2, 1), 0x78, 2, 1);
+/// The proxy's interface towards clients, and the only one of client and backend.
+pub const INTERFACE: &str = "eth0";
+/// The proxy's interface towards backends.
+pub const INSIDE: &str = "eth1";
+/// IPv4 addresses that the client has besides [`CLIENT`].
+pub const MORE_CLIENTS: u8 = 32;
+
+const MTU: u32 = 1500;
+const SETTINGS: [(&str, &str); 6] = [
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+    // A proxy that closes towards a backend first uses up a port for a minute otherwise.
+    ("net.ipv4.tcp_tw_reuse", "1"),
+    ("net.ipv4.ip_local_port_range", "10240 65535"),
+    ("net.core.somaxconn", "4096"),
+    ("net.ipv4.tcp_max_syn_backlog", "4096"),
+];
+
+const fn pair(v4: Ipv4Addr, net: u16, subnet: u16, host: u16) -> [IpAddr; 2] {
+    let v6 = Ipv6Addr::new(0xfd00 + net, subnet, 0, 0, 0, 0, 0, host);
+    [IpAddr::V4(v4), IpAddr::V6(v6)]
+}
+
+/// A running lab. Everything goes when it is dropped or the process ends.
+#[derive(Debug)]
+pub struct ProxyLab {
+    /// Where clients are.
+    pub client: Netns,
+    /// Where the proxy runs.
+    pub proxy: Netns,
+    /// Where backends are.
+    pub backend: Netns,
+    /// Kernel threads that receive for the proxy's interfaces.
+    pub receivers: Vec<Pid>,
+    scratch: TempDir,
+}
+
+impl ProxyLab {
+    /// Builds namespaces, links, addresses and routes. With two CPUs, what the proxy's interfaces
+    /// receive is processed on the second, what the others' receive on the first.
+    ///
+    /// # Errors
+    /// Fails without root, or when `ip` or `ethtool` are missing.
+    pub fn new() -> Result<Self> {
+        let scratch = scratch::directory()?;
+        let client = Netns::new("client")?;
+        let proxy = Netns::new("proxy")?;
+        let backend = Netns::new("backend")?;
+        for netns in [&client, &proxy, &backend] {
+            // Before any interface exists, so that every one of them inherits it.
+            netns.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
+            for (name, value) in SETTINGS {
+                netns.sysctl(name, value)?;
+            }
+        }
+        let cpus = busy_cpus();
+        let end = |netns, name, mac, cpu| End {
+            netns,
+            name,
+            mac,
+            receive_cpu: cpu,
+        };
+        let (outer, inner) = (cpus.map(|(first, _)| first), cpus.map(|(_, second)| second));
+        let [_, outside] = veth(
+            end(&client, INTERFACE, "02:00:00:00:78:02", outer),
+            end(&proxy, INTERFACE, "02:00:00:00:78:01", inner),
+            MTU,
+        )?;
+        let [_, inside] = veth(
+            end(&backend, INTERFACE, "02:00:00:00:78:12", outer),
+            end(&proxy, INSIDE, "02:00:00:00:78:11", inner),
+            MTU,
+        )?;
+        // Not the client's interface: its peer may have an XDP program.
+        for (netns, name) in [(&proxy, INTERFACE), (&proxy, INSIDE), (&backend, INTERFACE)] {
+            offload(netns, name)?;
+        }
+        addresses(&client, INTERFACE, CLIENT)?;
+        addresses(&proxy, INTERFACE, PROXY)?;
+        addresses(&proxy, INSIDE, PROXY_INSIDE)?;
+        addresses(&backend, INTERFACE, BACKEND)?;
+        for address in more_clients() {
+            client.tool(&format!("ip address add {address}/24 dev {INTERFACE}"))?;
+        }
+        default_routes(&client, PROXY)?;
+        default_routes(&backend, PROXY_INSIDE)?;
+        Ok(Self {
+            client,
+            proxy,
+            backend,
+            receivers: [outside, inside].concat(),
+            scratch,
+        })
+    }
+
+    /// Where servers of this lab keep their files; removed with the lab.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+/// The IPv4 addresses that the client has besides [`CLIENT`].
+pub fn more_clients() -> impl Iterator<Item = Ipv4Addr> {
+    (0..MORE_CLIENTS).map(|number| Ipv4Addr::new(10, 78, 1, 100 + number))
+}
+
+/// An address pair with a port.
+#[must_use]
+pub fn with_port(addresses: [IpAddr; 2], port: u16) -> [SocketAddr; 2] {
+    addresses.map(|ip| SocketAddr::new(ip, port))
+}
+
+fn addresses(netns: &Netns, interface: &str, addresses: [IpAddr; 2]) -> Result<()> {
+    for (address, length) in addresses.into_iter().zip([24, 64]) {
+        netns.tool(&format!(
+            "ip address add {address}/{length} dev {interface}"
+        ))?;
+    }
+    Ok(())
+}
+
+fn default_routes(netns: &Netns, via: [IpAddr; 2]) -> Result<()> {
+    for (via, family) in via.into_iter().zip(["-4", "-6"]) {
+        netns.tool(&format!("ip {family} route add default via {via}"))?;
+    }
+    Ok(())
+}
