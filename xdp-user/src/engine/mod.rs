@@ -12,6 +12,8 @@ pub mod limits;
 pub mod maglev;
 pub mod rate;
 pub mod reason;
+#[cfg(test)]
+mod sim;
 pub mod tcp;
 pub mod wheel;
 
