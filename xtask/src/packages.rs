@@ -100,6 +100,12 @@ const TESTS_ONLY: &[Tool] = &[
         why: "the check of the metrics page",
         from: From::Unpacked,
     },
+    Tool {
+        program: "prometheus",
+        package: "prometheus",
+        why: "the queries of dashboard and alerts",
+        from: From::Unpacked,
+    },
 ];
 
 /// Installs without starting or enabling servers: `policy-rc.d` is Debian's switch for the first
