@@ -12,13 +12,13 @@ use xdp_common::{
     wire::{
         Frame,
         checksum::Sum,
-        eth::EthHeader,
         ipv4::Ipv4Header,
         ipv6::Ipv6Header,
         tcp::{self, HEADER_LEN, Segment, TcpHeader},
         tcp_options::PackedOptions,
     },
 };
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, native_endian::U16};
 
 use crate::{
     case::Case,
@@ -117,9 +117,8 @@ fn write(
     let pseudo = tcp::pseudo_header(family, tuple.dst, tuple.src, tcp_len);
     header.checksum = pseudo.with_sum(sum).checksum();
 
-    let eth = packet.get::<EthHeader>(0)?;
-    let macs = [eth.src, eth.dst];
-    packet.put(0, &macs)?;
+    let Macs { dst, src } = *packet.get::<Macs>(0)?;
+    packet.put(0, &Macs { dst: src, src: dst })?;
     match family {
         Family::V4 => {
             let src = tuple.dst.v4_word().to_le_bytes();
@@ -133,13 +132,39 @@ fn write(
         }
     }
     packet.put(l4, &header)?;
-    for (i, word) in draft.words.iter().enumerate() {
-        if i < draft.option_words {
-            packet.put(l4 + HEADER_LEN + i * 4, word)?;
-        }
-    }
+    put_options(&mut packet, l4 + HEADER_LEN, draft)?;
     Some(Verdict::SynAck)
 }
+
+/// Writes the options: those of common lengths at once, behind one comparison with the packet's end.
+#[inline(always)]
+fn put_options(packet: &mut Packet, offset: usize, draft: &Draft) -> Option<()> {
+    let [a, b, c, d, e, _] = draft.words;
+    match draft.option_words {
+        5 => packet.put(offset, &[a, b, c, d, e]),
+        3 => packet.put(offset, &[a, b, c]),
+        6 => packet.put(offset, &draft.words),
+        words => {
+            for (i, word) in draft.words.iter().enumerate() {
+                if i < words {
+                    packet.put(offset + i * 4, word)?;
+                }
+            }
+            Some(())
+        }
+    }
+}
+
+/// The addresses of an Ethernet header, in parts that the CPU moves whole: six bytes are copied one
+/// by one.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Macs {
+    dst: Mac,
+    src: Mac,
+}
+
+type Mac = [U16; 3];
 
 /// Whether the SYN's checksum is right. `options` is the sum of its options, if they are summed
 /// already.

@@ -45,18 +45,22 @@ impl Sum {
     /// its checksum field included, sums to `[0xff, 0xff]`.
     #[inline(always)]
     pub const fn folded(self) -> [u8; 2] {
+        self.fold().to_ne_bytes()
+    }
+
+    #[inline(always)]
+    const fn fold(self) -> u16 {
         let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);
-        (sum as u16).to_ne_bytes()
+        sum as u16
     }
 
     /// The checksum field that makes everything summed correct.
     #[inline(always)]
     pub const fn checksum(self) -> [u8; 2] {
-        let [a, b] = self.folded();
-        [!a, !b]
+        (!self.fold()).to_ne_bytes()
     }
 }
 
