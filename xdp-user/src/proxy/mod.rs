@@ -39,6 +39,7 @@ use self::{
 };
 use crate::{
     config::{ProxyGlobals, Service},
+    engine::Tick,
     netlink::listener as kernel_listener,
     secret::Secret,
 };
@@ -52,6 +53,7 @@ const END_TIME: Duration = Duration::from_secs(2);
 /// The proxy with its threads, listeners and connections. Dropping it closes everything at once.
 #[derive(Debug)]
 pub struct Proxy {
+    start: Instant,
     workers: Vec<WorkerThread>,
     hosted: Mutex<Hosted>,
 }
@@ -98,6 +100,7 @@ impl Proxy {
             WorkerThread::start(index as u16, cpu, start)
         });
         let proxy = Self {
+            start,
             workers: workers.collect::<Result<_>>()?,
             hosted: Mutex::default(),
         };
@@ -111,6 +114,7 @@ impl Proxy {
     /// # Errors
     /// Fails when an address cannot be listened at; says which, for which service, and why.
     pub fn stage(&self, services: &[Service]) -> Result<Staged> {
+        let now = Tick::of(self.start.elapsed());
         let hosted = self.hosted();
         let mut staged = Staged {
             services: Vec::new(),
@@ -119,7 +123,8 @@ impl Proxy {
         for service in services {
             let known = |known: &&Arc<ServiceRuntime>| known.name == service.name;
             let previous = hosted.services.iter().find(known);
-            let Some(runtime) = ServiceRuntime::new(service, previous.map(|known| &**known)) else {
+            let previous = previous.map(|known| &**known);
+            let Some(runtime) = ServiceRuntime::new(service, previous, now) else {
                 continue;
             };
             let runtime = Arc::new(runtime);
@@ -188,6 +193,12 @@ impl Proxy {
 
     fn hosted(&self) -> MutexGuard<'_, Hosted> {
         self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When its clock was at 0: every [`Tick`] counts from here.
+    #[must_use]
+    pub const fn started(&self) -> Instant {
+        self.start
     }
 
     /// The services that are served.

@@ -10,8 +10,9 @@ use std::{
 
 use super::stats::{BackendStats, ServiceStats};
 use crate::{
+    backends::health::BackendHealth,
     config::{BACKENDS_MAX, Backend, ProxyService, Service, Target},
-    engine::{Tick, balancer::in_force, reason::ConnectError},
+    engine::{Tick, balancer::in_force},
 };
 
 /// A service in `proxy` mode that runs.
@@ -39,7 +40,7 @@ impl ServiceRuntime {
     /// because `previous` had resolved the same name. `None` when it is not in `proxy` mode. What
     /// `previous` counted goes on.
     #[must_use]
-    pub fn new(service: &Service, previous: Option<&Self>) -> Option<Self> {
+    pub fn new(service: &Service, previous: Option<&Self>, now: Tick) -> Option<Self> {
         let config = service.proxy()?;
         let kept = previous.map(|previous| previous.pool.load());
         let known = kept.as_ref().map_or(&[][..], |pool| &pool.backends);
@@ -61,7 +62,7 @@ impl ServiceRuntime {
             resolved.push(AtomicBool::new(addresses.len() > before));
         }
         addresses.truncate(BACKENDS_MAX);
-        let pool = Pool::new(addresses, kept.as_deref());
+        let pool = Pool::new(addresses, kept.as_deref(), now, config.check.is_some());
         let (stats, active) = previous.map_or_else(Default::default, |previous| {
             (Arc::clone(&previous.stats), Arc::clone(&previous.active))
         });
@@ -74,20 +75,6 @@ impl ServiceRuntime {
             active,
             resolved,
         })
-    }
-
-    /// Takes note of how an attempt to connect to `backend` ended: `Ok` when the connection was
-    /// made. Counts it.
-    pub fn report_connect(
-        &self,
-        backend: &BackendRuntime,
-        _now: Tick,
-        result: Result<(), ConnectError>,
-    ) {
-        match result {
-            Ok(()) => backend.stats.connections.count(),
-            Err(error) => backend.stats.failures[error.index()].count(),
-        }
     }
 }
 
@@ -118,6 +105,11 @@ impl PoolCell {
         self.version.fetch_add(1, Relaxed);
     }
 
+    /// Looks at the pool in force while nobody else may replace it or [look at](Self::with) it.
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&Pool) -> R) -> R {
+        look(&self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Changes with every [`store`](Self::store): who keeps a pool looks here whether it still is
     /// the one in force.
     #[must_use]
@@ -135,11 +127,15 @@ pub struct Pool {
 
 impl Pool {
     /// A pool of these addresses. A backend that `previous` has under the same name and address
-    /// goes on with its counters, its connections and its health.
+    /// goes on with its counters, its connections and its health; one that is new to a pool with
+    /// others starts slowly. `checked` tells whether there are active checks.
     pub fn new<'b>(
         backends: impl IntoIterator<Item = (&'b Backend, SocketAddr)>,
         previous: Option<&Self>,
+        now: Tick,
+        checked: bool,
     ) -> Self {
+        let joins = previous.is_some_and(|pool| !pool.backends.is_empty());
         let backends = backends.into_iter().map(|(backend, address)| {
             let known = previous.and_then(|pool| {
                 pool.backends
@@ -147,7 +143,10 @@ impl Pool {
                     .find(|known| known.is(backend, address))
             });
             known.map_or_else(
-                || Arc::new(BackendRuntime::new(backend, address)),
+                || {
+                    let health = BackendHealth::new(now, checked, joins);
+                    Arc::new(BackendRuntime::new(backend, address, health))
+                },
                 Arc::clone,
             )
         });
@@ -174,15 +173,20 @@ pub struct BackendRuntime {
     pub active: AtomicU32,
     /// Whether it may get new connections.
     pub usable: AtomicBool,
-    /// The weight in force, in parts of [`WEIGHT_UNIT`](crate::engine::balancer::WEIGHT_UNIT):
-    /// less than [`weight`](Self::weight) in a slow start.
+    /// The weight in force, in parts of [`WEIGHT_UNIT`](crate::engine::balancer::WEIGHT_UNIT): less
+    /// than [`weight`](Self::weight) in a slow start.
     pub weight_now: AtomicU16,
+    /// What checks and connects have told.
+    pub(crate) health: Mutex<BackendHealth>,
+    /// Whether the last connect that told something about it failed. Who connected need not take
+    /// the lock unless it is set.
+    pub(crate) failing: AtomicBool,
     /// What is counted for it.
     pub stats: BackendStats,
 }
 
 impl BackendRuntime {
-    fn new(backend: &Backend, address: SocketAddr) -> Self {
+    fn new(backend: &Backend, address: SocketAddr, health: BackendHealth) -> Self {
         Self {
             name: backend.name.clone(),
             address,
@@ -192,6 +196,8 @@ impl BackendRuntime {
             active: AtomicU32::new(0),
             usable: AtomicBool::new(true),
             weight_now: AtomicU16::new(in_force(backend.weight)),
+            health: Mutex::new(health),
+            failing: AtomicBool::new(false),
             stats: BackendStats::default(),
         }
     }

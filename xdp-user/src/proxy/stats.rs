@@ -169,6 +169,8 @@ pub struct BackendStats {
     pub checks_ok: Counter,
     /// Health checks that failed.
     pub checks_failed: Counter,
+    /// Health checks that this machine could not make.
+    pub checks_not_done: Counter,
     /// How long checks took.
     pub check_duration: Histogram,
     /// Times it was ejected.

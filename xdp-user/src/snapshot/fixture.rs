@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     config::Config,
     engine::{
+        Tick,
         reason::{CloseReason, Refusal},
         tcp::{Side, TcpState},
     },
@@ -66,7 +67,8 @@ const PROXIED: &str = r#"
 /// A proxy with one service, of whose two backends one is not resolved, and two workers.
 pub(crate) fn proxy() -> ProxySnapshot {
     let config = Config::parse("fixture", PROXIED).expect("a valid configuration");
-    let service = ServiceRuntime::new(&config.services[0], None).expect("a service of the proxy");
+    let service =
+        ServiceRuntime::new(&config.services[0], None, Tick(0)).expect("a service of the proxy");
     service.active.store(3101, Relaxed);
     let stats = &service.stats;
     stats.accepted.add(3001);

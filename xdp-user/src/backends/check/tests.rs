@@ -11,27 +11,17 @@ use tokio::{io::AsyncReadExt as _, net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::config::{HealthPolicy, Limits, Timeouts};
+use crate::{backends::fixture, config::HealthPolicy};
 
 fn service(check: Check) -> ProxyService {
+    let plain = fixture::service("", &["10.0.0.1:80"]);
     ProxyService {
-        backends: Vec::new(),
-        balance: Default::default(),
         check: Some(check),
         health: HealthPolicy {
             timeout: Duration::from_secs(20),
             ..HealthPolicy::default()
         },
-        timeouts: Timeouts::default(),
-        retries: 0,
-        half_open_max: 1,
-        limits: Limits::default(),
-        send_proxy: None,
-        accept_proxy: Vec::new(),
-        accept_proxy_required: true,
-        transparent: false,
-        source: Vec::new(),
-        keepalive: [None; 2],
+        ..(**plain.proxy().unwrap()).clone()
     }
 }
 
