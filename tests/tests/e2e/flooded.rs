@@ -6,10 +6,11 @@ use levee_tests::{
     client::{Load, LoadSpec},
     flood::{FloodKind, FloodSpec},
     server::Nginx,
+    sockets::{LIMIT, kernel_counter},
     topology::{Lab, host_addresses},
 };
 
-use crate::common::{Counted, LIMIT, PORT, kernel_counter, lab, passed, protect};
+use crate::common::{Counted, PORT, lab, passed, protect};
 
 fn received(lab: &Lab) -> u64 {
     // TCP's own count, over both families, includes what it then discards.

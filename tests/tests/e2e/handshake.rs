@@ -11,15 +11,13 @@ use levee_tests::{
     http,
     levee::Levee,
     server::Nginx,
+    sockets::{LIMIT, Server, connect, eventually, kernel_counter},
     switch::{LossRule, Payload},
     topology::{CLIENT_V4, CLIENT_V6, Lab, host_addresses},
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::common::{
-    Counted, LIMIT, PAGE, PLAIN_PORT, PORT, Server, connect, eventually, kernel_counter, lab,
-    passed, protect,
-};
+use crate::common::{Counted, PAGE, PLAIN_PORT, PORT, lab, passed, protect};
 
 /// The client takes the connection for open; the server hears of it with the first data.
 #[test]

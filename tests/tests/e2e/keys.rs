@@ -5,10 +5,15 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use levee_tests::{levee::Levee, server::Nginx, topology::host_addresses};
+use levee_tests::{
+    levee::Levee,
+    server::Nginx,
+    sockets::{Server, assert_echo, connect, echo},
+    topology::host_addresses,
+};
 
 use crate::{
-    common::{Counted, PAGE, PORT, Server, assert_echo, connect, echo, lab},
+    common::{Counted, PAGE, PORT, lab},
     raw::{Connection, Habits, Wire},
 };
 

@@ -6,12 +6,13 @@ use std::{
     time::Instant,
 };
 
-use levee_tests::topology::{Lab, host_addresses};
+use levee_tests::{
+    sockets::{Server, assert_echo, connect, echo, eventually, try_connect},
+    topology::{Lab, host_addresses},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::common::{
-    Counted, PORT, Server, assert_echo, connect, echo, eventually, lab, protect, try_connect,
-};
+use crate::common::{Counted, PORT, lab, protect};
 
 /// Connects and reports how it ended: the cookie is proven first, so the refusal may come during
 /// or after `connect`.

@@ -9,10 +9,11 @@ use std::{
 
 use levee_tests::{
     netns::Netns,
+    sockets::{accept, connect, listen},
     topology::{Lab, host_addresses},
 };
 
-use crate::common::{PLAIN_PORT, PORT, accept, connect, lab, listen, protect};
+use crate::common::{PLAIN_PORT, PORT, lab, protect};
 
 /// What one end of a connection uses, in the words of `ss`.
 #[derive(Clone, PartialEq, Eq)]

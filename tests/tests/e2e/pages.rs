@@ -6,15 +6,13 @@ use levee_tests::{
     levee::Levee,
     netns::Netns,
     server::Nginx,
+    sockets::{LIMIT, Server, assert_echo, connect, echo},
     topology::{CLIENT_V4, CLIENT_V6, HOST_V4, INTERFACE, Lab, LabOptions, host_addresses},
     vlan::{QINQ, Tag, VLAN},
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::common::{
-    Counted, LIMIT, PAGE, PLAIN_PORT, PORT, Server, assert_echo, connect, echo, lab, passed,
-    protect,
-};
+use crate::common::{Counted, PAGE, PLAIN_PORT, PORT, lab, passed, protect};
 
 fn curl(netns: &Netns, address: SocketAddr) -> String {
     let limit = LIMIT.as_secs();

@@ -13,13 +13,12 @@ use etherparse::{
 };
 use levee_tests::{
     netns::Netns,
+    sockets::LIMIT,
     topology::{CLIENT_MAC, HOST_MAC_BYTES, HOST_V4, INTERFACE, Lab},
 };
 use nix::{ifaddrs::getifaddrs, sys::socket::bind};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::os::fd::AsRawFd as _;
-
-use crate::common::LIMIT;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0x77, 0x02];

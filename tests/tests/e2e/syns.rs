@@ -8,12 +8,13 @@ use etherparse::TcpOptionElement::{
 use levee_tests::{
     http,
     server::Nginx,
+    sockets::{LIMIT, kernel_counter},
     topology::{Lab, host_addresses},
 };
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    common::{Counted, LIMIT, PAGE, PLAIN_PORT, PORT, kernel_counter, lab, protect},
+    common::{Counted, PAGE, PLAIN_PORT, PORT, lab, protect},
     raw::{Connection, Habits, Wire},
 };
 

@@ -1,8 +1,8 @@
 //! Long connections: every byte arrives, whatever levee does meanwhile.
 
 use std::{
-    fs, io,
-    io::{Read as _, Write as _},
+    fs,
+    io::Write as _,
     net::{Shutdown, SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -11,51 +11,14 @@ use std::{
 
 use levee_tests::{
     levee::Levee,
+    pattern::{BLOCK, Pattern},
+    sockets::{LIMIT, Server, accept, assert_echo, connect, echo, listen},
     topology::{INTERFACE, Lab, host_addresses},
 };
 
-use crate::common::{
-    Counted, LIMIT, PORT, Server, accept, assert_echo, connect, echo, lab, listen, passed, protect,
-};
+use crate::common::{Counted, PORT, lab, passed, protect};
 
-const BLOCK: usize = 64 << 10;
 const BLOCKS: u64 = 100_000_000_u64.div_ceil(BLOCK as u64);
-
-/// Bytes of a kind, of which no two blocks are alike: each is numbered.
-struct Pattern {
-    block: Vec<u8>,
-}
-
-impl Pattern {
-    fn new(kind: u8) -> Self {
-        let bytes = (0..BLOCK as u64).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8 ^ kind);
-        Self {
-            block: bytes.collect(),
-        }
-    }
-
-    fn numbered(&mut self, number: u64) -> &[u8] {
-        self.block[..8].copy_from_slice(&number.to_be_bytes());
-        &self.block
-    }
-
-    fn write(mut self, mut stream: &TcpStream, blocks: u64) -> io::Result<()> {
-        (0..blocks).try_for_each(|number| stream.write_all(self.numbered(number)))?;
-        stream.shutdown(Shutdown::Write)
-    }
-
-    /// Reads to the end and returns how many blocks came.
-    fn expect(mut self, mut stream: &TcpStream) -> u64 {
-        let mut received = vec![0; BLOCK];
-        let mut number = 0;
-        while stream.peek(&mut [0]).unwrap() > 0 {
-            stream.read_exact(&mut received).unwrap();
-            assert!(received == self.numbered(number), "block {number} differs");
-            number += 1;
-        }
-        number
-    }
-}
 
 /// 100 MB each way at once over one connection.
 fn both_ways(lab: &Lab, address: SocketAddr) {
