@@ -55,9 +55,9 @@ pub struct Attachment {
     pub mode: Mode,
     /// The kernel's id of the XDP program.
     pub program_id: u32,
-    // `None` once detached. Before `_tc`, and so dropped first.
+    // `None` once detached. Before `tc`, and so dropped first.
     xdp: Option<XdpLink>,
-    _tc: SchedClassifierLink,
+    tc: Option<SchedClassifierLink>,
 }
 
 impl Attachment {
@@ -78,14 +78,20 @@ impl Attachment {
             mode,
             program_id: loader::xdp_program(ebpf)?.info()?.id(),
             xdp: Some(xdp),
-            _tc: tc,
+            tc: Some(tc),
         })
     }
 
     /// Detaches the XDP program: SYNs are no longer answered, but whoever was answered is still
-    /// admitted, until this is dropped.
+    /// admitted, until both are [detached](Self::detach).
     pub fn stop_answering(&mut self) {
         self.xdp = None;
+    }
+
+    /// Detaches both programs.
+    pub fn detach(&mut self) {
+        self.xdp = None;
+        self.tc = None;
     }
 }
 

@@ -34,6 +34,9 @@ fn summary(file: &Path, config: &Config) -> Result<String> {
     }
     for service in &config.services {
         writeln!(text, "service {}: {}", service.name, service.address)?;
+        for backend in service.proxy().iter().flat_map(|proxy| &proxy.backends) {
+            writeln!(text, "  backend {}: {}", backend.name, backend.target)?;
+        }
     }
     match config.metrics_listen {
         Some(address) => writeln!(text, "metrics: http://{address}/metrics")?,
@@ -62,6 +65,8 @@ fn notes(config: &Config) -> Vec<String> {
         ));
     }
     notes.extend(secret_note(&config.secret_file));
+    notes.extend(warnings::proxy::fd_note(config));
+    notes.extend(warnings::proxy::warnings(config));
     notes
 }
 

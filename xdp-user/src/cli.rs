@@ -6,15 +6,15 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use anyhow::{Context as _, Error, Result, bail};
+use clap::{Args, Parser, Subcommand, builder::TypedValueParser, value_parser};
 use log::LevelFilter;
 
 use crate::{
     check,
     config::{CONTROL_SOCKET, Config, Flags, METRICS_LISTEN, SECRET_FILE},
     controller,
-    ctl::{self, Request, Response},
+    ctl::{self, LISTED_DEFAULT, LISTED_MAX, Request, Response, Selection},
     log_output,
 };
 
@@ -44,6 +44,22 @@ enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// List connections of services in proxy mode.
+    Connections {
+        #[command(flatten)]
+        selection: Selection,
+        /// How many to show at most.
+        #[arg(long, value_name = "N", default_value_t = LISTED_DEFAULT)]
+        #[arg(value_parser = at_most(LISTED_MAX))]
+        limit: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// End connections of services in proxy mode, with a RST to client and backend.
+    Kill(KillArgs),
     /// Have a running levee read its configuration file again, as SIGHUP does.
     Reload {
         #[command(flatten)]
@@ -56,6 +72,20 @@ struct SocketArg {
     /// The control socket of the running levee.
     #[arg(long, value_name = "PATH", default_value = CONTROL_SOCKET)]
     socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct KillArgs {
+    /// The connection with this id, as `levee connections` shows it.
+    #[arg(value_name = "ID")]
+    id: Option<String>,
+    #[command(flatten)]
+    selection: Selection,
+    /// All connections.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    socket: SocketArg,
 }
 
 #[derive(Debug, Args)]
@@ -97,6 +127,13 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run(args),
         Command::Check { config } => check::report(&config).and_then(|text| print(&text)),
         Command::Status { json, socket } => status(&socket.socket, json),
+        Command::Connections {
+            selection,
+            limit,
+            json,
+            socket,
+        } => connections(&socket.socket, selection, limit, json),
+        Command::Kill(args) => kill(args),
         Command::Reload { socket } => reload(&socket.socket),
     };
     match result {
@@ -142,6 +179,39 @@ fn status(socket: &Path, json: bool) -> Result<()> {
     } else {
         print(&ctl::render(&status))
     }
+}
+
+fn connections(socket: &Path, selection: Selection, limit: usize, json: bool) -> Result<()> {
+    selection.filter().map_err(Error::msg)?;
+    let request = Request::Connections { selection, limit };
+    let Response::Connections(connections) = ctl::request(socket, request)? else {
+        bail!("levee gave the answer to another question");
+    };
+    if json {
+        print(&(serde_json::to_string_pretty(&connections)? + "\n"))
+    } else {
+        print(&ctl::render_connections(&connections))
+    }
+}
+
+fn kill(args: KillArgs) -> Result<()> {
+    let KillArgs {
+        id,
+        mut selection,
+        all,
+        socket,
+    } = args;
+    selection.id = id;
+    selection.filter().map_err(Error::msg)?;
+    let request = Request::Kill { selection, all };
+    let Response::Killed(killed) = ctl::request(&socket.socket, request)? else {
+        bail!("levee gave the answer to another question");
+    };
+    print(&format!("ended {killed} connection(s)\n"))
+}
+
+fn at_most(max: usize) -> impl TypedValueParser<Value = usize> {
+    value_parser!(u64).range(1..=max as u64).map(|n| n as usize)
 }
 
 fn reload(socket: &Path) -> Result<()> {

@@ -1,12 +1,18 @@
 //! The running levee: starts it, keeps it going, reloads it and stops it.
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    task::{self, JoinHandle},
+    task,
     time::{self, MissedTickBehavior},
 };
 
@@ -16,9 +22,12 @@ use crate::{
     http,
     log_output::DatapathMessages,
     netlink::link,
+    proxying::Proxying,
     reload::Reloader,
     shared::{Running, Shared},
-    startup, warnings,
+    startup,
+    task::Task,
+    warnings,
 };
 
 /// How often keys and clock are written: the clock counts seconds.
@@ -46,13 +55,17 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
         started = start(&config, &shared) => started?,
         () = signals.stop() => return Ok(()),
     };
-    let mut reloader = Reloader::new(config, file, Arc::clone(&shared));
+    let mut reloader = Reloader::new(config, file, Arc::clone(&shared), started.proxying);
     tokio::select! {
-        () = keep_going(&shared, &mut started, &mut reload, &mut reloader) => {}
+        () = keep_going(&shared, &mut started.attended, &mut reload, &mut reloader) => {}
         () = signals.stop() => {}
     }
-    stop(&shared, &mut signals).await;
-    started.messages.flush();
+    let drain_timeout = reloader.drain_timeout();
+    tokio::select! {
+        () = stop(&shared, drain_timeout, &mut signals) => {}
+        never = refuse(&mut started.attended.commands) => match never {},
+    }
+    started.attended.messages.flush();
     for task in started.tasks {
         task.end().await;
     }
@@ -61,9 +74,15 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
 
 /// What a levee that runs needs, besides what is shared.
 struct Started {
+    attended: Attended,
+    proxying: Proxying,
+    tasks: Vec<Task>,
+}
+
+/// What is attended to as long as levee runs.
+struct Attended {
     messages: DatapathMessages,
     commands: mpsc::Receiver<Command>,
-    tasks: Vec<Task>,
 }
 
 async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
@@ -75,45 +94,89 @@ async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
         let listener = http::bind(address).await?;
         tasks.push(Task::spawn(http::serve(listener, Arc::clone(shared))));
     }
+    // Before anything is attached: whoever proves himself finds the proxy listening.
+    let mut proxying = Proxying::new(Arc::clone(shared), prepared.secret().clone());
+    let change = proxying.stage(&config.proxy, &config.services)?;
+    proxying.commit(change);
     let mut loaded = task::spawn_blocking(|| prepared.load()).await??;
+    proxying.resolved().await;
     let messages = DatapathMessages::take(&mut loaded.ebpf)?;
     let running = loaded.attach()?;
     introduce(config, &running);
     shared.run(running);
-    warnings::log_unreachable(&config.services);
+    warnings::log_all(config);
     Ok(Started {
-        messages,
-        commands,
+        attended: Attended { messages, commands },
+        proxying,
         tasks,
     })
 }
 
-async fn stop(shared: &Shared, signals: &mut StopSignals) {
-    let Some(mut running) = shared.stop() else {
+/// Stops answering SYNs, lets those who were answered in, and waits for the proxy's connections to
+/// end. A signal ends every wait.
+async fn stop(shared: &Shared, drain_timeout: Duration, signals: &mut StopSignals) {
+    if !shared.stop_answering() {
+        return;
+    }
+    let hurried = tokio::select! {
+        () = time::sleep(LINGER) => false,
+        () = signals.stop() => true,
+    };
+    shared.detach();
+    log::info!("detached from all interfaces; the kernel answers SYNs itself again");
+    let Some(proxy) = shared.proxy() else {
         return;
     };
-    running.stop_answering();
-    tokio::select! {
-        () = time::sleep(LINGER) => {}
-        () = signals.stop() => {}
+    let timeout = if hurried {
+        Duration::ZERO
+    } else {
+        drain_timeout
+    };
+    if proxy.connections() > 0 {
+        log::info!(
+            "the proxy has {} connection(s) left: waiting up to {} s for them to end",
+            proxy.connections(),
+            timeout.as_secs()
+        );
     }
-    drop(running);
-    log::info!("detached from all interfaces; the kernel answers SYNs itself again");
+    let report = tokio::select! {
+        report = proxy.drain(Instant::now() + timeout) => report,
+        () = signals.stop() => proxy.drain(Instant::now()).await,
+    };
+    if report.reset > 0 {
+        log::warn!(
+            "{} connection(s) of the proxy had not ended and were reset",
+            report.reset
+        );
+    }
+}
+
+/// Answers what can no longer be done.
+async fn refuse(commands: &mut mpsc::Receiver<Command>) -> Infallible {
+    loop {
+        match commands.recv().await {
+            Some(Command::Reload(reply)) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(Err(anyhow!("levee is stopping")));
+            }
+            None => future::pending().await,
+        }
+    }
 }
 
 /// Does what is due, until it is dropped.
 async fn keep_going(
     shared: &Shared,
-    started: &mut Started,
+    attended: &mut Attended,
     reload: &mut Signal,
     reloader: &mut Reloader,
 ) {
     let mut upkeep = Upkeep {
         shared,
-        messages: &mut started.messages,
+        messages: &mut attended.messages,
         ticks: 0,
     };
-    let commands = &mut started.commands;
+    let commands = &mut attended.commands;
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -162,7 +225,7 @@ impl Upkeep<'_> {
         let unix_s = startup::unix_s()?;
         let uptime_s = self.shared.uptime_s() as u32;
         let updated = self.shared.with(|running| {
-            running.measure_rates()?;
+            running.measure(uptime_s)?;
             running.protection.tick(unix_s, uptime_s)
         });
         updated.unwrap_or(Ok(false))
@@ -234,30 +297,5 @@ impl StopSignals {
             _ = self.terminate.recv() => "SIGTERM",
         };
         log::info!("{name}: stopping");
-    }
-}
-
-/// A task that ends with the value.
-struct Task(JoinHandle<()>);
-
-impl Task {
-    fn spawn(task: impl Future<Output = Result<Infallible>> + Send + 'static) -> Self {
-        Self(tokio::spawn(async {
-            let Err(error) = task.await;
-            log::error!("{error:#}");
-        }))
-    }
-
-    /// Ends the task, and waits until it has cleaned up.
-    async fn end(mut self) {
-        self.0.abort();
-        // Cancelled is what it should be.
-        let _ = (&mut self.0).await;
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -1,7 +1,12 @@
 //! Reading the configuration again while levee runs: services change at once, everything else is
 //! named as needing a restart.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::time;
@@ -11,6 +16,7 @@ use crate::{
     ctl::Reloaded,
     netlink::link::links,
     offer::KernelOffer,
+    proxying::Proxying,
     shared::{Running, Shared},
     startup, warnings,
 };
@@ -22,17 +28,30 @@ pub struct Reloader {
     config: Config,
     file: Option<PathBuf>,
     shared: Arc<Shared>,
+    proxying: Proxying,
 }
 
 impl Reloader {
     /// `config` is in force and came from `file`; `None` for the command line.
     #[must_use]
-    pub fn new(config: Config, file: Option<PathBuf>, shared: Arc<Shared>) -> Self {
+    pub const fn new(
+        config: Config,
+        file: Option<PathBuf>,
+        shared: Arc<Shared>,
+        proxying: Proxying,
+    ) -> Self {
         Self {
             config,
             file,
             shared,
+            proxying,
         }
+    }
+
+    /// How long connections of the proxy may go on when levee stops.
+    #[must_use]
+    pub const fn drain_timeout(&self) -> Duration {
+        self.config.proxy.drain_timeout
     }
 
     /// Reads the configuration, and what the kernel offers, and makes its services the protected
@@ -45,7 +64,7 @@ impl Reloader {
         match &result {
             Ok(reloaded) => {
                 report(reloaded);
-                warnings::log_unreachable(&self.config.services);
+                warnings::log_all(&self.config);
             }
             Err(error) => {
                 log::error!("reload failed, the configuration before it stays in force: {error:#}");
@@ -68,6 +87,11 @@ impl Reloader {
         )?;
         let config = Config::read(file)?;
         let offer = self.offer()?;
+        if !self.proxying.running() {
+            self.config.proxy.clone_from(&config.proxy);
+        }
+        // Listens before the first client of a new service is admitted.
+        let change = self.proxying.stage(&config.proxy, &config.services)?;
         if !self.with(|running| running.protection.fits(&config.services))? {
             // Between the two steps, services that are new are not protected yet; those that stay
             // always are.
@@ -75,6 +99,7 @@ impl Reloader {
                 .await?;
         }
         self.publish(&config.services, &offer).await?;
+        self.proxying.commit(change);
         let reloaded = compare(&self.config, &config);
         self.config.services = config.services;
         Ok(reloaded)
@@ -138,6 +163,7 @@ fn compare(old: &Config, new: &Config) -> Reloaded {
         ),
         ("metrics.listen", old.metrics_listen != new.metrics_listen),
         ("interface", old.interfaces != new.interfaces),
+        ("proxy", old.proxy != new.proxy),
     ];
     let changed = settings.into_iter().filter(|(_, changed)| *changed);
     Reloaded {
@@ -151,7 +177,10 @@ fn compare(old: &Config, new: &Config) -> Reloaded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Attach, Flags};
+    use crate::{
+        config::{Attach, Flags},
+        secret::Secret,
+    };
 
     fn config(services: &[&str]) -> Config {
         let flags = Flags {
@@ -183,12 +212,14 @@ mod tests {
         new.verify_syn_checksum = false;
         new.metrics_listen = None;
         new.interfaces[0].attach = Attach::Generic;
+        new.proxy.pipes_max = 0;
         let all = [
             "secret_file",
             "control_socket",
             "verify_syn_checksum",
             "metrics.listen",
             "interface",
+            "proxy",
         ];
         assert_eq!(compare(&old, &new).needs_restart, all);
     }
@@ -196,7 +227,8 @@ mod tests {
     #[tokio::test]
     async fn flags_cannot_be_read_again() {
         let shared = Arc::new(Shared::new());
-        let mut reloader = Reloader::new(config(&["192.0.2.1:80"]), None, shared);
+        let proxying = Proxying::new(Arc::clone(&shared), Secret::new([0; 32]));
+        let mut reloader = Reloader::new(config(&["192.0.2.1:80"]), None, shared, proxying);
         let error = reloader.reload().await.unwrap_err().to_string();
         assert!(error.contains("without a configuration file"), "{error}");
     }

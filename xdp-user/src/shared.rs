@@ -4,7 +4,8 @@
 use std::{
     collections::HashMap,
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -17,9 +18,11 @@ use xdp_common::{
 use crate::{
     attach::Attachment,
     datapath::Packets,
+    engine::half_open::Unproven,
     netlink::link::Link,
     protection::Protection,
-    snapshot::{InterfaceSnapshot, Reload, ServiceSnapshot, Snapshot},
+    proxy::Proxy,
+    snapshot::{InterfaceSnapshot, ProxySnapshot, Reload, ServiceSnapshot, Snapshot},
 };
 
 /// What is shared.
@@ -27,6 +30,8 @@ use crate::{
 pub struct Shared {
     started: Instant,
     state: Mutex<State>,
+    /// Outlives the state: connections go on while levee stops.
+    proxy: Mutex<Option<(Arc<Proxy>, u32)>>,
 }
 
 /// How far levee has come.
@@ -34,7 +39,8 @@ pub struct Shared {
 enum State {
     Starting,
     Running(Box<Running>),
-    Stopping,
+    /// What it was, as long as there is anything to tell of it.
+    Stopping(Option<Box<Running>>),
 }
 
 /// A levee that answers SYNs.
@@ -45,6 +51,8 @@ pub struct Running {
     /// Result of the last reload.
     pub reload: Reload,
     interfaces: Vec<Interface>,
+    /// By the service's address.
+    unproven: HashMap<SocketAddr, Unproven>,
 }
 
 #[derive(Debug)]
@@ -62,6 +70,7 @@ impl Shared {
         Self {
             started: Instant::now(),
             state: Mutex::new(State::Starting),
+            proxy: Mutex::default(),
         }
     }
 
@@ -76,11 +85,22 @@ impl Shared {
         *self.lock() = State::Running(Box::new(running));
     }
 
-    /// levee is no longer running from now on. `None` when it was not.
-    pub fn stop(&self) -> Option<Box<Running>> {
-        match mem::replace(&mut *self.lock(), State::Stopping) {
-            State::Running(running) => Some(running),
-            State::Starting | State::Stopping => None,
+    /// Answers no SYN from now on; whoever was answered is still admitted. False when levee was not
+    /// running.
+    pub fn stop_answering(&self) -> bool {
+        let mut state = self.lock();
+        let State::Running(mut running) = mem::replace(&mut *state, State::Stopping(None)) else {
+            return false;
+        };
+        running.stop_answering();
+        *state = State::Stopping(Some(running));
+        true
+    }
+
+    /// Detaches everything from the interfaces of a levee that is stopping.
+    pub fn detach(&self) {
+        if let State::Stopping(Some(running)) = &mut *self.lock() {
+            running.detach();
         }
     }
 
@@ -88,8 +108,21 @@ impl Shared {
     pub fn with<T>(&self, f: impl FnOnce(&mut Running) -> T) -> Option<T> {
         match &mut *self.lock() {
             State::Running(running) => Some(f(running)),
-            State::Starting | State::Stopping => None,
+            State::Starting | State::Stopping(_) => None,
         }
+    }
+
+    /// The proxy; `None` as long as no service needed it.
+    #[must_use]
+    pub fn proxy(&self) -> Option<Arc<Proxy>> {
+        self.proxy_lock()
+            .as_ref()
+            .map(|(proxy, _)| Arc::clone(proxy))
+    }
+
+    /// The proxy is there from now on, and may have so many connections at a time.
+    pub fn set_proxy(&self, proxy: Arc<Proxy>, connections_max: u32) {
+        *self.proxy_lock() = Some((proxy, connections_max));
     }
 
     /// Whether levee protects what it should, or why not.
@@ -99,18 +132,34 @@ impl Shared {
     pub fn readiness(&self) -> Result<(), String> {
         match &*self.lock() {
             State::Starting => Err("starting: not attached yet".into()),
-            State::Stopping => Err("stopping: SYNs are no longer answered by levee".into()),
+            State::Stopping(_) => Err("stopping: SYNs are no longer answered by levee".into()),
             State::Running(running) => running.readiness(),
         }
     }
 
-    /// Everything counted, now; `None` when levee is not running.
+    /// Everything counted, now; `None` when levee is starting, or has stopped.
     ///
     /// # Errors
     /// Fails when the kernel refuses to tell.
     pub fn snapshot(&self) -> Result<Option<Snapshot>> {
         let uptime_s = self.uptime_s();
-        self.with(|running| running.snapshot(uptime_s)).transpose()
+        let (running, stopping) = match &*self.lock() {
+            State::Running(running) => (running.snapshot(uptime_s)?, false),
+            State::Stopping(Some(running)) => (running.snapshot(uptime_s)?, true),
+            State::Starting | State::Stopping(None) => return Ok(None),
+        };
+        let proxy = self.proxy_lock().clone();
+        let proxy = proxy.map(|(proxy, connections_max)| ProxySnapshot {
+            draining: stopping,
+            connections_max,
+            services: proxy.services(),
+            workers: proxy.workers(),
+        });
+        Ok(Some(Snapshot { proxy, ..running }))
+    }
+
+    fn proxy_lock(&self) -> MutexGuard<'_, Option<(Arc<Proxy>, u32)>> {
+        self.proxy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -142,6 +191,7 @@ impl Running {
                 succeeded_unix_s: unix_s,
             },
             interfaces: attachments.into_iter().map(interface).collect(),
+            unproven: HashMap::new(),
         }
     }
 
@@ -153,18 +203,37 @@ impl Running {
     }
 
     /// Detaches the XDP programs: SYNs are no longer answered, but whoever was answered is still
-    /// admitted, until this is dropped.
-    pub fn stop_answering(&mut self) {
+    /// admitted.
+    fn stop_answering(&mut self) {
         for interface in &mut self.interfaces {
             interface.attachment.stop_answering();
+            interface.attached = false;
         }
     }
 
-    /// Takes the packets of the last second. To be called once a second.
+    fn detach(&mut self) {
+        for interface in &mut self.interfaces {
+            interface.attachment.detach();
+        }
+    }
+
+    /// Takes the packets of the last second, and the cookies that have not come back at `uptime_s`.
+    /// To be called once a second.
     ///
     /// # Errors
     /// Fails when the kernel refuses to tell.
-    pub fn measure_rates(&mut self) -> Result<()> {
+    pub fn measure(&mut self, uptime_s: u32) -> Result<()> {
+        let mut unproven = mem::take(&mut self.unproven);
+        for service in self.services_snapshot()? {
+            let mut samples = unproven.remove(&service.address).unwrap_or_default();
+            let (sent, valid) = (service.cookies_sent(), service.cookies_valid());
+            samples.sample(uptime_s.into(), sent, valid);
+            self.unproven.insert(service.address, samples);
+        }
+        self.measure_rates()
+    }
+
+    fn measure_rates(&mut self) -> Result<()> {
         for interface in &mut self.interfaces {
             let slot = iface_slot(interface.attachment.link.index);
             let packets = self.protection.datapath().iface_packets(slot)?;
@@ -219,21 +288,14 @@ impl Running {
             })
         });
         let interfaces = interfaces.collect::<Result<Vec<_>>>()?;
-        let protected = self.protection.services();
-        let services = protected.iter().map(|service| {
-            Ok(ServiceSnapshot {
-                name: service.name.clone(),
-                address: service.address,
-                packets: self.protection.packets(service)?,
-            })
-        });
-        let services_pressure = protected.len() as f64 / f64::from(SERVICES_MAX);
+        let services = self.services_snapshot()?;
+        let services_pressure = services.len() as f64 / f64::from(SERVICES_MAX);
         let fragments_pressure = self.fragments_pressure(&interfaces);
         Ok(Snapshot {
             uptime_s,
             key_epoch: self.protection.epoch(),
             reload: self.reload,
-            services: services.collect::<Result<Vec<_>>>()?,
+            services,
             interfaces,
             map_pressure: vec![
                 (names::SERVICES, services_pressure),
@@ -241,6 +303,21 @@ impl Running {
             ],
             proxy: None,
         })
+    }
+
+    fn services_snapshot(&self) -> Result<Vec<ServiceSnapshot>> {
+        let protected = self.protection.services().iter();
+        let services = protected.map(|service| {
+            let unproven = self.unproven.get(&service.address);
+            Ok(ServiceSnapshot {
+                name: service.name.clone(),
+                address: service.address,
+                packets: self.protection.packets(service)?,
+                unproven: unproven.map_or(0, Unproven::depth),
+                unproven_oldest_s: unproven.map_or(0, Unproven::oldest_age_s),
+            })
+        });
+        services.collect()
     }
 
     /// Walks the table only when fragments came in: nearly always it is empty.

@@ -78,6 +78,10 @@ pub struct ServiceSnapshot {
     pub address: SocketAddr,
     /// Packets by verdict and admission.
     pub packets: Packets,
+    /// Cookies sent that have not come back, about.
+    pub unproven: u64,
+    /// How long the oldest of them has been out, seconds.
+    pub unproven_oldest_s: u64,
 }
 
 impl Snapshot {

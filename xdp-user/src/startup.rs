@@ -60,6 +60,12 @@ pub fn prepare(config: Config) -> Result<Prepared> {
 }
 
 impl Prepared {
+    /// The master secret.
+    #[must_use]
+    pub const fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
     /// Brings the data path into the kernel and tells it everything it needs. Takes some tenths of
     /// a second.
     ///

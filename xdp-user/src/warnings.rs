@@ -4,19 +4,29 @@
 use std::net::IpAddr;
 
 use crate::{
-    config::Service,
+    config::{Config, Service},
     netlink::{
         listener::{Listener, listeners},
         route::is_local,
     },
 };
 
+pub mod proxy;
+
 /// Services named in one warning.
 const NAMED_MAX: usize = 8;
 
+/// Logs everything that keeps clients out or the proxy from what it is configured for.
+pub fn log_all(config: &Config) {
+    log_unreachable(&config.services);
+    for warning in proxy::warnings(config) {
+        log::warn!("{warning}");
+    }
+}
+
 /// Looks for the services' addresses and servers in this network namespace, and logs what keeps
 /// clients from them.
-pub fn log_unreachable(services: &[Service]) {
+fn log_unreachable(services: &[Service]) {
     match listeners() {
         Ok(listeners) => {
             for warning in unreachable(services, &listeners, is_local) {

@@ -6,27 +6,43 @@
 use serde::{Deserialize, Serialize};
 
 mod client;
+mod connections;
 mod server;
 mod status;
 mod table;
 
 pub use client::request;
+pub use connections::{Connections, LISTED_DEFAULT, LISTED_MAX, Selection, render_connections};
 pub use server::{Command, ControlSocket, serve};
 pub use status::Status;
 pub use table::render;
 
 /// Length of a request or response line, bytes: a status with all services and interfaces takes
-/// about a megabyte.
-const LINE_LEN_MAX: u64 = 16 << 20;
+/// about a megabyte, the longest listing of connections some forty.
+const LINE_LEN_MAX: u64 = 64 << 20;
 
 /// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// The state and all counters.
     Status,
     /// Reads the configuration file again.
     Reload,
+    /// Lists connections of the proxy.
+    Connections {
+        /// Which.
+        selection: Selection,
+        /// How many at most, up to [`LISTED_MAX`].
+        limit: usize,
+    },
+    /// Ends connections of the proxy, with a RST to both sides.
+    Kill {
+        /// Which. One without any condition is refused.
+        selection: Selection,
+        /// All of them; then there are no conditions.
+        all: bool,
+    },
 }
 
 /// What levee answers.
@@ -37,6 +53,10 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Reload`], when it succeeded.
     Reloaded(Reloaded),
+    /// To [`Request::Connections`].
+    Connections(Connections),
+    /// To [`Request::Kill`]: how many were ended.
+    Killed(u64),
     /// What went wrong.
     Error(String),
 }

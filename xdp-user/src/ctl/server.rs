@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -21,14 +21,14 @@ use tokio::{
     time,
 };
 
-use super::{Reloaded, Request, Response, Status};
-use crate::shared::Shared;
+use super::{Connections, LISTED_MAX, Reloaded, Request, Response, Status};
+use crate::{proxy::Proxy, shared::Shared};
 
 /// Clients served at once; more wait.
 const CLIENTS_MAX: usize = 64;
 
 /// Length of a request, bytes.
-const REQUEST_LEN_MAX: u64 = 256;
+const REQUEST_LEN_MAX: u64 = 1024;
 
 /// How long a client may take to ask, which `levee` does at once. Short, so that others get their
 /// turn however many connect and stay silent.
@@ -190,5 +190,30 @@ async fn answer(
                 .context(stopping)?;
             Ok(Response::Reloaded(receiver.await.context(stopping)??))
         }
+        Request::Connections { selection, limit } => {
+            let filter = selection.filter().map_err(Error::msg)?;
+            let listing = proxy(shared)?.list(&filter, limit.min(LISTED_MAX)).await?;
+            Ok(Response::Connections(Connections {
+                rows: listing.rows,
+                matched: listing.matched,
+            }))
+        }
+        Request::Kill { selection, all } => {
+            let filter = selection.filter().map_err(Error::msg)?;
+            ensure!(
+                filter.is_empty() == all,
+                "found {} condition, allowed: an id or conditions, or --all alone",
+                if all { "--all with a" } else { "no" }
+            );
+            let killed = proxy(shared)?.kill(&filter).await?;
+            log::info!("{killed} connection(s) of the proxy ended on request");
+            Ok(Response::Killed(killed))
+        }
     }
+}
+
+fn proxy(shared: &Shared) -> Result<Arc<Proxy>> {
+    shared
+        .proxy()
+        .context("no service of this levee is in proxy mode: it has no connections of its own")
 }

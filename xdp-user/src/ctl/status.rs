@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 use xdp_common::verdict::{Action, Admission, Verdict};
 
+pub(super) use proxy::{BackendStatus, ProxyServiceStatus, ProxyStatus};
+
 use crate::snapshot::{InterfaceSnapshot, ServiceSnapshot, Snapshot, by_action};
+
+mod proxy;
 
 /// The state of a running levee. Fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +34,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Dropped packets of all interfaces by reason, the most frequent first, none that is zero.
     pub drops: Vec<Drops>,
+    /// The proxy; `None` when no service needs it.
+    #[serde(default)]
+    pub proxy: Option<ProxyStatus>,
 }
 
 /// One interface.
@@ -81,6 +88,12 @@ pub struct ServiceStatus {
     pub no_listener: u64,
     /// Clients that got none because the kernel refused.
     pub refused: u64,
+    /// Cookies sent that have not come back, about.
+    #[serde(default)]
+    pub unproven: u64,
+    /// How long the oldest of them has been out, seconds.
+    #[serde(default)]
+    pub unproven_oldest_s: u64,
 }
 
 /// Packets dropped for one reason.
@@ -113,6 +126,7 @@ impl Status {
                     packets,
                 })
                 .collect(),
+            proxy: snapshot.proxy.as_ref().map(Into::into),
         }
     }
 }
@@ -150,6 +164,8 @@ impl From<&ServiceSnapshot> for ServiceStatus {
             admitted: snapshot.admissions(Admission::Admitted),
             no_listener: snapshot.admissions(Admission::NoListener),
             refused: snapshot.admissions(Admission::Refused),
+            unproven: snapshot.unproven,
+            unproven_oldest_s: snapshot.unproven_oldest_s,
         }
     }
 }

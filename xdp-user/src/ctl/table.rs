@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use super::{Status, status::Actions};
 
+mod proxy;
+
 /// Drop reasons shown.
 const REASONS_MAX: usize = 8;
 
@@ -15,6 +17,10 @@ pub fn render(status: &Status) -> String {
     text += &table(&interfaces(status));
     text += "\n";
     text += &table(&services(status));
+    if let Some(proxy) = &status.proxy {
+        text += "\n";
+        text += &proxy::render(proxy);
+    }
     if status.drops.is_empty() {
         text += "\nNothing dropped.\n";
     } else {
@@ -25,10 +31,12 @@ pub fn render(status: &Status) -> String {
 }
 
 fn head(status: &Status) -> String {
-    let state = if status.active {
-        "protecting"
-    } else {
-        "NOT PROTECTING: the XDP program is gone from an interface, see below"
+    let state = match &status.proxy {
+        Some(proxy) if proxy.draining => {
+            "STOPPING: levee answers no SYN any more, and waits for the proxy's connections to end"
+        }
+        _ if status.active => "protecting",
+        _ => "NOT PROTECTING: the XDP program is gone from an interface, see below",
     };
     let reload = if status.last_reload_successful {
         ""
@@ -80,6 +88,7 @@ fn services(status: &Status) -> Vec<Vec<String>> {
         "ADMITTED",
         "NO LISTENER",
         "REFUSED",
+        "UNPROVEN",
     ])];
     for service in &status.services {
         let mut cells = vec![service.name.clone(), service.address.to_string()];
@@ -91,6 +100,7 @@ fn services(status: &Status) -> Vec<Vec<String>> {
                 service.admitted,
                 service.no_listener,
                 service.refused,
+                service.unproven,
             ]
             .map(grouped),
         );
@@ -106,12 +116,12 @@ fn drops(status: &Status) -> Vec<Vec<String>> {
     rows
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(String::from).to_vec()
 }
 
 /// Aligns columns: words to the left, numbers to the right. The first row is the head.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
     let mut text = String::new();
@@ -144,7 +154,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// Digits in groups of three.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {
@@ -164,5 +174,23 @@ fn duration(s: u64) -> String {
         (0, 0, _) => format!("{minutes} min {} s", s % 60),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// As [`duration`], and tenths of what is shorter than ten seconds.
+pub(super) fn duration_ms(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        _ => duration(ms / 1000),
+    }
+}
+
+/// A number of bytes in the largest unit of which there is one.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(bits, _)| bytes >> bits > 0);
+    match unit {
+        Some((bits, unit)) => format!("{:.1} {unit}", bytes as f64 / (1_u64 << bits) as f64),
+        None => format!("{bytes} B"),
     }
 }

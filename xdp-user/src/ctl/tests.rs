@@ -25,8 +25,23 @@ levee 0.1.0 (pid 4711), up 1 h 2 min, cookie key epoch 27000000: protecting
 INTERFACE  MODE    PASSED  ANSWERED  DROPPED  PASSED/s  ANSWERED/s  DROPPED/s
 eth0       native   8 045     1 007   16 248       125          17        408
 
-SERVICE  ADDRESS         SYN-ACKS  VALID  INVALID  ADMITTED  NO LISTENER  REFUSED
-web      192.0.2.10:443     2 007  2 004    2 021     2 025        2 026    2 027
+SERVICE  ADDRESS         SYN-ACKS  VALID  INVALID  ADMITTED  NO LISTENER  REFUSED  UNPROVEN
+web      192.0.2.10:443     2 007  2 004    2 021     2 025        2 026    2 027     2 101
+
+Proxy: 6 403 of at most 100 000 connections, 2 thread(s), 6.3 KiB wait for slow receivers
+
+PROXIED  ACTIVE  ACCEPTED  REFUSED  ENDED  RETRIES  HALF-OPEN    OLDEST  IN       OUT
+app       3 101     3 001    3 002  9 012    3 006  3 007/4 096  1.5 s   2.9 KiB  3.0 KiB
+
+BACKEND        OF   ADDRESS       STATE       WEIGHT  ACTIVE   MADE  FAILED
+a              app  10.0.0.11:80  up          1.00     3 102  3 103       0
+b.internal:80  app  -             UNRESOLVED
+
+CONNECTIONS  REASON             NUMBER
+ended        half_open_evicted   3 005
+ended        idle_timeout        3 004
+ended        finished            3 003
+refused      client_rate         3 002
 
 DROP REASON         PACKETS
 reply_failed          1 023
@@ -100,6 +115,42 @@ fn clients_are_answered() {
         assert_eq!(reloaded.needs_restart, ["interface"]);
         let error = request(path, Request::Status).unwrap_err();
         assert_eq!(error.to_string(), "levee is starting or stopping");
+        let listing = Request::Connections {
+            selection: Selection::default(),
+            limit: LISTED_DEFAULT,
+        };
+        let error = request(path, listing).unwrap_err().to_string();
+        assert!(
+            error.starts_with("no service of this levee is in proxy mode"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn nothing_is_ended_by_leaving_the_conditions_out() {
+    with_server(|path| {
+        let kill = |selection: &Selection, all| {
+            let selection = selection.clone();
+            request(path, Request::Kill { selection, all })
+                .unwrap_err()
+                .to_string()
+        };
+        let nothing = Selection::default();
+        let some = Selection {
+            service: Some("web".into()),
+            ..Selection::default()
+        };
+        assert!(kill(&nothing, false).starts_with("found no condition, allowed: an id or"));
+        assert!(kill(&some, true).starts_with("found --all with a condition, allowed: "));
+        let wrong = Selection {
+            client: Some("nobody".into()),
+            ..Selection::default()
+        };
+        assert!(kill(&wrong, false).starts_with("--client: found \"nobody\", allowed: "));
+        for (selection, all) in [(&nothing, true), (&some, false)] {
+            assert!(kill(selection, all).starts_with("no service of this levee"));
+        }
     });
 }
 

@@ -10,6 +10,7 @@ use crate::snapshot::Snapshot;
 
 mod datapath;
 mod family;
+mod half_open;
 mod proxy;
 
 /// The content type of what [`Metrics::render`] returns.
@@ -42,6 +43,7 @@ impl Metrics {
             families.extend(state(snapshot));
             families.extend(datapath::interfaces(snapshot));
             families.extend(datapath::services(snapshot));
+            families.extend(half_open::families(snapshot));
             families.extend(snapshot.proxy.iter().flat_map(proxy::families));
         }
         families.extend(self.process.gather());

@@ -22,14 +22,13 @@ const DIRECTIONS: [&str; 2] = ["in", "out"];
 pub(super) fn families(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
     let mut families = connections(proxy);
     families.extend(ends(proxy));
-    families.extend(half_open(proxy));
     families.extend(backends::families(proxy));
     families.extend(workers::families(proxy));
     families
 }
 
 /// A family with one value per service.
-fn by_service(
+pub(super) fn by_service(
     mut family: Family,
     proxy: &ProxySnapshot,
     value: impl Fn(&ServiceRuntime) -> u64,
@@ -152,40 +151,6 @@ fn reaped(proxy: &ProxySnapshot) -> MetricFamily {
     family.build()
 }
 
-fn closed(service: &ServiceRuntime, reason: CloseReason) -> u64 {
+pub(super) fn closed(service: &ServiceRuntime, reason: CloseReason) -> u64 {
     service.stats.closed[reason.index()].get()
-}
-
-fn half_open(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
-    let mut depth = Family::gauge(
-        "levee_half_open_connections",
-        "Connections in the making, by leg: connects to backends in progress.",
-    );
-    let mut age = Family::gauge(
-        "levee_half_open_oldest_age_seconds",
-        "Age of the oldest connection in the making, by leg.",
-    );
-    let mut limit = Family::gauge(
-        "levee_half_open_limit",
-        "Connections that may be in the making at a time, by leg.",
-    );
-    for service in &proxy.services {
-        let labels = [("service", &*service.name), ("leg", Side::Backend.label())];
-        let stats = &service.stats;
-        depth.add(&labels, stats.half_open.get() as f64);
-        age.add(&labels, stats.half_open_oldest_ms.get() as f64 / 1e3);
-        limit.add(&labels, service.config.half_open_max.into());
-    }
-    let evicted = Family::counter(
-        "levee_half_open_evicted_total",
-        "Connects in progress of silent clients that made room for others.",
-    );
-    vec![
-        depth.build(),
-        age.build(),
-        limit.build(),
-        by_service(evicted, proxy, |service| {
-            closed(service, CloseReason::HalfOpenEvicted)
-        }),
-    ]
 }

@@ -90,6 +90,10 @@ fn every_value_of_the_proxy_has_its_line() {
         "levee_proxy_worker_connections{worker=\"1\"} 3202",
         "levee_connections_limit 100000",
         "levee_draining 0",
+        "levee_half_open_connections{service=\"web\",leg=\"client\"} 2101",
+        "levee_half_open_oldest_age_seconds{service=\"web\",leg=\"client\"} 17",
+        &format!("levee_backend_state{{{address},state=\"up\"}} 1"),
+        &format!("levee_backend_state{{{address},state=\"ejected\"}} 0"),
         &format!("levee_backend_up{{{address}}} 1"),
         &format!("levee_backend_weight{{{address}}} 1"),
         &format!("levee_backend_connections{{{address}}} 3102"),
@@ -132,7 +136,7 @@ fn without_a_proxy_there_is_nothing_of_it() {
     snapshot.proxy = None;
     let text = render(Some(&snapshot));
     assert!(
-        !text.contains("backend") && !text.contains("reaper"),
+        !text.contains("levee_backend") && !text.contains("reaper"),
         "{text}"
     );
 }

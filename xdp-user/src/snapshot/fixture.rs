@@ -43,6 +43,8 @@ pub(crate) fn snapshot() -> Snapshot {
             name: "web".into(),
             address: "192.0.2.10:443".parse().expect("an address"),
             packets: packets(2000),
+            unproven: 2101,
+            unproven_oldest_s: 17,
         }],
         map_pressure: vec![("SERVICES", 0.25), ("FRAGMENTS", 0.0)],
         proxy: Some(proxy()),

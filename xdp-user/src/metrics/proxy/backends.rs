@@ -7,7 +7,7 @@ use prometheus::proto::MetricFamily;
 
 use super::DIRECTIONS;
 use crate::{
-    engine::{balancer::WEIGHT_UNIT, reason::ConnectError, tcp::Side},
+    engine::{balancer::WEIGHT_UNIT, health::HealthState, reason::ConnectError, tcp::Side},
     metrics::family::{Family, flag},
     proxy::runtime::BackendRuntime,
     snapshot::ProxySnapshot,
@@ -77,7 +77,18 @@ fn state(backends: &[Labelled]) -> Vec<MetricFamily> {
         "levee_backend_weight",
         "The backend's share now; less than configured in a slow start.",
     );
+    let mut states = Family::gauge(
+        "levee_backend_state",
+        "1 for the state that the backend is in, 0 for the others.",
+    );
+    for labelled in backends {
+        let now = labelled.backend.state().label();
+        for state in HealthState::LABELS {
+            states.add(&labelled.labels_and("state", state), flag(state == now));
+        }
+    }
     vec![
+        states.build(),
         each(up, backends, |b| flag(b.usable.load(Relaxed))),
         each(connections, backends, |b| b.active.load(Relaxed).into()),
         each(weight, backends, |b| {
