@@ -26,6 +26,7 @@ pub mod preflight;
 pub mod protection;
 pub mod proxy;
 pub mod proxying;
+pub mod reap;
 pub mod reload;
 pub mod secret;
 pub mod services;
