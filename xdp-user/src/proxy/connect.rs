@@ -1,12 +1,21 @@
 //! Sockets towards backends.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt::IpBindAddressNoPort},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::leg::Leg;
-use crate::engine::reason::ConnectError;
+use super::{keepalive, leg::Leg};
+use crate::{
+    config::ProxyService,
+    engine::{reason::ConnectError, tcp::Side},
+};
 
 /// A connect that was started.
 #[derive(Debug)]
@@ -17,19 +26,80 @@ pub(super) enum Started {
     InProgress(Leg),
 }
 
-/// Starts to connect to a backend.
+/// Starts to connect to a backend for `client`. `turn` chooses among the service's own addresses.
 ///
 /// # Errors
 /// Fails when no SYN could be sent.
-pub(super) fn start(backend: SocketAddr) -> Result<Started, ConnectError> {
-    connect(backend).map_err(|error| reason(&error))
+pub(super) fn start(
+    backend: SocketAddr,
+    config: &ProxyService,
+    client: SocketAddr,
+    turn: usize,
+) -> Result<Started, ConnectError> {
+    let origins = origins(backend, config, client, turn);
+    if origins.is_empty() {
+        return connect(backend, config, Origin::Any);
+    }
+    let mut result = Err(ConnectError::NoLocalPort);
+    for from in origins {
+        result = connect(backend, config, from);
+        if !matches!(result, Err(ConnectError::NoLocalPort)) {
+            break;
+        }
+    }
+    result
 }
 
-fn connect(backend: SocketAddr) -> io::Result<Started> {
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Whatever the kernel chooses.
+    Any,
+    /// An address of this machine.
+    Own(IpAddr),
+    /// An address of another machine: the client. Port 0 for any.
+    Client(SocketAddr),
+}
+
+/// What to try, one after another while there is no port; nothing when the kernel is to choose.
+fn origins(
+    backend: SocketAddr,
+    config: &ProxyService,
+    client: SocketAddr,
+    turn: usize,
+) -> Vec<Origin> {
+    if config.transparent {
+        let any_port = SocketAddr::new(client.ip(), 0);
+        // The client's own port may be in use for this backend still, in TIME_WAIT.
+        return vec![Origin::Client(client), Origin::Client(any_port)];
+    }
+    let fits = |address: &&IpAddr| address.is_ipv4() == backend.is_ipv4();
+    let own: Vec<_> = config.source.iter().filter(fits).copied().collect();
+    let first = turn.checked_rem(own.len()).unwrap_or(0);
+    let turns = own.iter().cycle().skip(first).take(own.len());
+    turns.copied().map(Origin::Own).collect()
+}
+
+fn connect(
+    backend: SocketAddr,
+    config: &ProxyService,
+    from: Origin,
+) -> Result<Started, ConnectError> {
+    open(backend, config, from).map_err(|error| {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        errno.map_or(ConnectError::Other, failed)
+    })
+}
+
+fn open(backend: SocketAddr, config: &ProxyService, from: Origin) -> io::Result<Started> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(backend), kind, Some(Protocol::TCP))?;
     // With Nagle's algorithm a small write would wait for the ACK of the one before.
     socket.set_tcp_nodelay(true)?;
+    if let Some(probes) = config.keepalive[Side::Backend.index()] {
+        keepalive::set(&socket, Some(probes))?;
+    }
+    bind(&socket, from)?;
     match socket.connect(&backend.into()) {
         Ok(()) => Ok(Started::Connected(Leg::connected(socket)?)),
         Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {
@@ -39,10 +109,27 @@ fn connect(backend: SocketAddr) -> io::Result<Started> {
     }
 }
 
-fn reason(error: &io::Error) -> ConnectError {
-    error
-        .raw_os_error()
-        .map_or(ConnectError::Other, |errno| failed(Errno::from_raw(errno)))
+fn bind(socket: &Socket, from: Origin) -> io::Result<()> {
+    let address = match from {
+        Origin::Any => return Ok(()),
+        Origin::Own(ip) => SocketAddr::new(ip, 0),
+        Origin::Client(address) => {
+            if address.is_ipv4() {
+                socket.set_ip_transparent_v4(true)?;
+            } else {
+                socket.set_ip_transparent_v6(true)?;
+            }
+            // The port belongs to a connection of the client's with this machine.
+            socket.set_reuse_address(true)?;
+            address
+        }
+    };
+    if address.port() == 0 {
+        // The port is chosen at the connect, when it is known who the other end is: otherwise a
+        // port would serve one connection only, and not one to each backend.
+        setsockopt(socket, IpBindAddressNoPort, &true)?;
+    }
+    socket.bind(&address.into())
 }
 
 /// Why a connect failed with this error.

@@ -3,22 +3,24 @@
 use std::{
     pin::Pin,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use super::{
     connect::{self, Started},
-    leg::{Failure, Leg},
-    runtime::Pool,
-    slot::Slot,
+    header::{self, HEADER_MAX, Parsed},
+    hosted::Tried,
+    leg::{Failure, Got, Leg},
+    slot::{Signal, Slot},
     transfer::{Step, Transfer},
     worker::Worker,
 };
 use crate::engine::{
     Tick,
     connection::{Action, Event, LegError, Phase},
-    reason::ConnectError,
+    half_open::Place,
+    reason::{ConnectError, Refusal},
     tcp::Side,
 };
 
@@ -38,9 +40,13 @@ pub(super) struct Serve {
     transfers: [Transfer; 2],
     /// Whose FIN was passed on.
     finished: [bool; 2],
-    /// The backends while connecting, and which of them were tried.
-    candidates: Option<Arc<Pool>>,
-    tried: u64,
+    /// Which backends were tried.
+    tried: Tried,
+    /// When the time began that is measured next: to the backend's SYN-ACK, then to its first
+    /// byte.
+    since: Instant,
+    /// Who sent bytes since the connection is open.
+    sent: [bool; 2],
     /// Whether the connect in progress was answered at once.
     connected: bool,
     now: Tick,
@@ -50,7 +56,12 @@ const _: () = assert!(size_of::<Serve>() <= MEMORY_MAX);
 
 impl Serve {
     /// Serves a client that was accepted.
-    pub(super) fn new(slot: Rc<Slot>, worker: Rc<Worker>, client: Leg) -> Self {
+    pub(super) fn new(
+        slot: Rc<Slot>,
+        worker: Rc<Worker>,
+        client: Leg,
+        header_expected: bool,
+    ) -> Self {
         let now = slot.accepted;
         let mut serve = Self {
             slot,
@@ -58,14 +69,13 @@ impl Serve {
             legs: [Some(client), None],
             transfers: Default::default(),
             finished: [false; 2],
-            candidates: None,
-            tried: 0,
+            tried: Tried::default(),
+            since: Instant::now(),
+            sent: [false; 2],
             connected: false,
             now,
         };
-        serve.tell(Event::Accepted {
-            header_expected: false,
-        });
+        serve.tell(Event::Accepted { header_expected });
         serve
     }
 
@@ -82,10 +92,10 @@ impl Serve {
     /// Does one thing; some have an answer at once.
     fn act(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Admit => return Some(Event::Admitted),
+            Action::Admit => return Some(self.admit()),
             Action::Connect => return self.connect(),
-            Action::AbandonConnect => self.connect_ended(Some(ConnectError::Timeout)),
-            Action::Open => self.candidates = None,
+            Action::AbandonConnect => self.connect_ended(Err(ConnectError::Timeout)),
+            Action::Open => self.open(),
             Action::ShutdownWrite(side) => {
                 self.finished[side.other().index()] = true;
                 if let Some(leg) = &self.legs[side.index()] {
@@ -103,50 +113,126 @@ impl Serve {
         None
     }
 
+    /// Takes a place among the service's connections, where that was not possible before, and in
+    /// its half-open queue.
+    fn admit(&mut self) -> Event {
+        let slot = &self.slot;
+        if let Some(via) = slot.via.get() {
+            let client = slot.client.get().ip();
+            // An upstream is not bound by what bounds its clients.
+            let client = (slot.client.get() != via).then_some(client);
+            match self.worker.admit(&slot.hosting, client) {
+                Ok(admitted) => slot.set_admitted(admitted),
+                Err(reason) => return self.refuse(reason),
+            }
+        }
+        let spoke = self.legs[0].as_ref().is_some_and(Leg::has_input);
+        match slot.hosted.enter_half_open(self.now, slot.id.slot, spoke) {
+            Place::Free => {}
+            Place::Evicted { key } => self.worker.signal_to(key, Signal::Evict),
+            Place::Full => return self.refuse(Refusal::HalfOpenFull),
+        }
+        Event::Admitted
+    }
+
+    fn refuse(&self, reason: Refusal) -> Event {
+        self.slot.service().stats.refused[reason.index()].count();
+        Event::Refused
+    }
+
     fn connect(&mut self) -> Option<Event> {
-        let pool = self
-            .candidates
-            .get_or_insert_with(|| self.slot.service.pool.load());
-        let untried = |(n, _): &(usize, _)| self.tried & 1 << n == 0;
-        let mut untried = pool.backends.iter().enumerate().filter(untried);
-        let Some((n, guard)) = untried.find_map(|(n, backend)| Some((n, backend.try_take()?)))
-        else {
+        let slot = &self.slot;
+        if self.tried != Tried::default() {
+            slot.service().stats.retries.count();
+        }
+        let client = slot.client.get();
+        let (index, shared) = (self.worker.index(), self.worker.shared());
+        let picked = slot
+            .hosted
+            .pick(client.ip(), &mut self.tried, index, shared);
+        let Some(guard) = picked else {
             return Some(Event::NoBackend);
         };
-        self.tried |= 1 << n;
-        let started = connect::start(guard.backend().address);
-        self.slot.set_backend(Some(guard));
-        match started {
+        let backend = guard.backend().address;
+        slot.set_backend(Some(guard));
+        let config = &slot.service().config;
+        let started = connect::start(backend, config, client, slot.id.serial as usize);
+        let leg = match started {
             Ok(Started::Connected(leg)) => {
-                self.legs[1] = Some(leg);
                 self.connected = true;
-                None
+                leg
             }
             Ok(Started::InProgress(leg)) => {
-                self.legs[1] = Some(leg);
                 self.connected = false;
-                None
+                leg
             }
             Err(error) => {
-                self.connect_ended(Some(error));
-                Some(Event::ConnectFailed(error))
+                self.connect_ended(Err(error));
+                return Some(Event::ConnectFailed(error));
             }
+        };
+        self.legs[1] = Some(leg);
+        None
+    }
+
+    /// Takes note of how the attempt to connect ended.
+    fn connect_ended(&mut self, result: Result<(), ConnectError>) {
+        let service = self.slot.service();
+        if let Some(backend) = self.slot.backend() {
+            service.report_connect(&backend, self.now, result);
+        }
+        if result.is_ok() {
+            service.stats.connect.observe(self.since.elapsed());
+        } else {
+            self.legs[1] = None;
+            self.slot.set_backend(None);
         }
     }
 
-    /// Counts how the attempt to connect ended.
-    fn connect_ended(&mut self, error: Option<ConnectError>) {
-        let Some(backend) = self.slot.backend() else {
-            return;
-        };
-        match error {
-            None => backend.stats.connections.count(),
-            Some(error) => {
-                backend.stats.failures[error.index()].count();
-                self.legs[1] = None;
-                self.slot.set_backend(None);
-            }
+    /// Gives the place in the half-open queue back, and tells the backend who the client is.
+    fn open(&mut self) {
+        self.since = Instant::now();
+        let slot = &self.slot;
+        slot.hosted.leave_half_open(self.now, slot.id.slot);
+        if let Some(version) = slot.service().config.send_proxy {
+            let (client, service) = (slot.client.get(), slot.service().address);
+            let write = |buffer: &mut [u8]| header::write(version, client, service, buffer);
+            self.transfers[0].put_first(&self.worker, write);
         }
+    }
+
+    /// Reads the PROXY header, and nothing behind it.
+    fn poll_header(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(client) = &mut self.legs[0] else {
+            return Poll::Pending;
+        };
+        ready!(client.poll_readable(cx));
+        let mut scratch = self.worker.scratch();
+        let event = match client.peek(&mut scratch[..HEADER_MAX]) {
+            Got::Blocked => return Poll::Ready(()),
+            Got::Eof => Event::Fin(Side::Client),
+            Got::Broken(failure) => {
+                drop(scratch);
+                self.broken(Side::Client, failure);
+                return Poll::Ready(());
+            }
+            Got::Bytes(n) => match header::parse(&scratch[..n]) {
+                Parsed::Invalid => Event::HeaderInvalid,
+                Parsed::Incomplete if client.await_more() => return Poll::Ready(()),
+                Parsed::Incomplete => Event::HeaderInvalid,
+                Parsed::Complete { len, client: told } => {
+                    // They were there a moment ago, and nobody else reads them.
+                    client.read(&mut scratch[..len]);
+                    let upstream = self.slot.client.get();
+                    self.slot.via.set(Some(upstream));
+                    self.slot.client.set(told.unwrap_or(upstream));
+                    Event::Header
+                }
+            },
+        };
+        drop(scratch);
+        self.tell(event);
+        Poll::Ready(())
     }
 
     fn poll_connecting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -159,20 +245,25 @@ impl Serve {
             backend.poll_connected(cx)
         };
         match answer {
-            Poll::Ready(Ok(())) => {
-                self.connect_ended(None);
-                self.tell(Event::Connected);
+            Poll::Ready(result) => {
+                let result = result.map_err(connect::failed);
+                self.connect_ended(result);
+                self.tell(match result {
+                    Ok(()) => Event::Connected,
+                    Err(error) => Event::ConnectFailed(error),
+                });
                 Poll::Ready(())
             }
-            Poll::Ready(Err(errno)) => {
-                let error = connect::failed(errno);
-                self.connect_ended(Some(error));
-                self.tell(Event::ConnectFailed(error));
-                Poll::Ready(())
+            Poll::Pending => {
+                if let Poll::Ready(failure) = client.poll_broken(cx) {
+                    self.broken(Side::Client, failure);
+                    return Poll::Ready(());
+                }
+                if client.has_input() {
+                    self.slot.hosted.spoke(self.slot.id.slot);
+                }
+                Poll::Pending
             }
-            Poll::Pending => client
-                .poll_broken(cx)
-                .map(|failure| self.broken(Side::Client, failure)),
         }
     }
 
@@ -214,9 +305,9 @@ impl Serve {
 
     /// Ready when a leg broke that nothing is read from at the moment.
     fn poll_unread(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Failure> {
-        let held = self.transfers[side.index()].holds_bytes();
+        let is_blocked = self.transfers[side.index()].is_blocked();
         match &mut self.legs[side.index()] {
-            Some(leg) if held || leg.at_eof() => leg.poll_broken(cx),
+            Some(leg) if is_blocked || leg.at_eof() => leg.poll_broken(cx),
             _ => Poll::Pending,
         }
     }
@@ -233,8 +324,24 @@ impl Serve {
         let (moved, step) = transfer.pump(cx, sender, receiver, &self.worker);
         if moved > 0 {
             self.slot.passed(self.now, from, moved);
+            self.measure_first_byte(from);
         }
         step
+    }
+
+    /// Measures from the client's first byte to the backend's.
+    fn measure_first_byte(&mut self, from: Side) {
+        if self.sent[1] || self.sent[from.index()] {
+            return;
+        }
+        self.sent[from.index()] = true;
+        match from {
+            Side::Client => self.since = Instant::now(),
+            Side::Backend => {
+                let first_byte = &self.slot.service().stats.first_byte;
+                first_byte.observe(self.since.elapsed());
+            }
+        }
     }
 
     /// Passes what the broken leg had received on, and then waits until the kernel has sent it.
@@ -248,7 +355,7 @@ impl Serve {
                 self.broken(to, failure);
                 return Poll::Ready(());
             }
-            Step::Waiting if self.transfers[to.other().index()].holds_bytes() => {
+            Step::Waiting if self.transfers[to.other().index()].is_blocked() => {
                 return Poll::Pending;
             }
             Step::Waiting | Step::Finished | Step::SenderBroke(_) => {}
@@ -301,7 +408,8 @@ impl Future for Serve {
                 Phase::Connecting => this.poll_connecting(cx),
                 Phase::Open => this.poll_open(cx),
                 Phase::Resetting(to) => this.poll_flush(cx, to),
-                Phase::Header | Phase::Waiting => Poll::Pending,
+                Phase::Header => this.poll_header(cx),
+                Phase::Waiting => Poll::Pending,
                 Phase::Closed => return Poll::Ready(()),
             };
             if progress.is_pending() {
@@ -325,6 +433,9 @@ impl Drop for Serve {
             }
             self.tell(Event::Killed);
         }
+        // Descriptors go first: their place is given away next.
+        self.legs = [None, None];
+        self.slot.set_backend(None);
         self.worker.leave(&self.slot);
     }
 }

@@ -10,12 +10,14 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _},
     pin::pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
+    fcntl::{SpliceFFlags, splice},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv, send},
 };
 use socket2::SockRef;
@@ -23,6 +25,11 @@ use tokio::{
     io::{Interest, Ready},
     net::TcpStream,
 };
+
+use super::pipe::{PIPE_LEN, Pipe};
+
+/// `SPLICE_F_MORE` is not among them: it would hold the last bytes back for up to 200 ms.
+const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
 
 /// How a leg broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +159,29 @@ impl Leg {
         }
     }
 
+    /// Whether something came in: bytes or a FIN. Asks the kernel nothing.
+    pub(super) fn has_input(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        !self.readiness(&mut cx, Interest::READABLE).is_empty()
+    }
+
+    /// Reads into `buffer` and leaves it in the socket as well.
+    pub(super) fn peek(&mut self, buffer: &mut [u8]) -> Got {
+        match recv(self.stream.as_raw_fd(), buffer, MsgFlags::MSG_PEEK) {
+            Ok(0) => Got::Eof,
+            Ok(n) => Got::Bytes(n),
+            Err(errno) => self.read_failed(errno),
+        }
+    }
+
+    /// Lets [`poll_readable`](Self::poll_readable) wait for more than is there. False when no more
+    /// will come.
+    pub(super) fn await_more(&self) -> bool {
+        self.clear(Interest::READABLE);
+        // What is left is only whether the peer has closed.
+        !self.has_input()
+    }
+
     /// Reads into `buffer`.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
         match recv(self.stream.as_raw_fd(), buffer, MsgFlags::empty()) {
@@ -183,6 +213,49 @@ impl Leg {
             }
             Err(errno) => self.write_failed(errno),
         }
+    }
+
+    /// Moves what is there into an empty pipe.
+    pub(super) fn splice_in(&mut self, pipe: &mut Pipe) -> Got {
+        match splice(&self.stream, None, &pipe.writer, None, PIPE_LEN, FLAGS) {
+            Ok(0) => {
+                self.eof = true;
+                Got::Eof
+            }
+            Ok(n) => {
+                pipe.len += n;
+                Got::Bytes(n)
+            }
+            Err(errno) => self.read_failed(errno),
+        }
+    }
+
+    /// Moves what fits out of a pipe that holds something.
+    pub(super) fn splice_out(&mut self, pipe: &mut Pipe) -> Got {
+        match splice(&pipe.reader, None, &self.stream, None, pipe.len, FLAGS) {
+            Ok(n) => {
+                pipe.len -= n;
+                Got::Bytes(n)
+            }
+            Err(errno) => self.write_failed(errno),
+        }
+    }
+
+    /// Asks the kernel whether there is room to write. If there is none,
+    /// [`poll_writable`](Self::poll_writable) waits for it.
+    pub(super) fn has_room(&mut self) -> bool {
+        let mut asked = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
+        // An error is for the next write to tell.
+        let full = poll(&mut asked, PollTimeout::ZERO) == Ok(0);
+        if full {
+            self.block_writes();
+        }
+        !full
+    }
+
+    /// How it broke, as far as that is known.
+    pub(super) const fn failure(&self) -> Option<Failure> {
+        self.failure
     }
 
     fn read_failed(&mut self, errno: Errno) -> Got {

@@ -1,21 +1,27 @@
 //! Listening sockets: one per service and worker, in one group of `SO_REUSEPORT`.
 
 use std::{
-    cell::{Cell, RefCell},
+    fs::File,
     future::poll_fn,
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result};
 use nix::{errno::Errno, libc};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, time};
 
-use super::{runtime::ServiceRuntime, worker::Worker};
+use super::{hosted::Hosted, keepalive, worker::Worker};
+use crate::{
+    config::ProxyService,
+    engine::{
+        reason::{AcceptError, Refusal},
+        tcp::Side,
+    },
+};
 
 /// Connections that may wait for `accept`. The kernel takes `net.core.somaxconn` where that is
 /// less.
@@ -24,17 +30,17 @@ const BACKLOG: i32 = 4096;
 /// Connections accepted before others get their turn.
 const TURN_ACCEPTS: u32 = 64;
 
+/// Pauses after an `accept` that lacked a descriptor or memory; doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// Makes the listening socket of one worker. What is set on it, accepted sockets inherit.
 ///
 /// Its buffers stay as the system has them: the data path computes windows from those.
 ///
 /// # Errors
 /// Fails when the address is in use or not one of this machine.
-pub(super) fn bind(address: SocketAddr) -> Result<Socket> {
-    listening(address).with_context(|| format!("cannot listen at {address}"))
-}
-
-fn listening(address: SocketAddr) -> io::Result<Socket> {
+pub(super) fn bind(address: SocketAddr, config: &ProxyService) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -43,85 +49,147 @@ fn listening(address: SocketAddr) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_tcp_nodelay(true)?;
+    keepalive::set(&socket, config.keepalive[Side::Client.index()])?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
-/// A service at one worker.
-#[derive(Debug)]
-pub(super) struct Hosted {
-    runtime: RefCell<Arc<ServiceRuntime>>,
-    retired: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+/// A descriptor kept for when there is no other: giving it up is enough to accept a client and to
+/// reset it, so that clients get an answer and the queue does not stand still.
+#[derive(Debug, Default)]
+pub(super) struct Reserve(Option<File>);
+
+impl Reserve {
+    /// Takes the descriptor if it is not there. False when the system gives none.
+    pub(super) fn fill(&mut self) -> bool {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+        self.0.is_some()
+    }
+
+    /// Gives the descriptor up. False when there is none.
+    fn spend(&mut self) -> bool {
+        self.0.take().is_some()
+    }
 }
 
-impl Hosted {
-    /// A service whose clients will be accepted.
-    pub(super) fn new(runtime: Arc<ServiceRuntime>) -> Self {
-        Self {
-            runtime: RefCell::new(runtime),
-            retired: Cell::new(false),
-            waker: RefCell::new(None),
-        }
-    }
+/// What a turn of accepting came to.
+enum Turn {
+    /// The listener is retired and nobody waits.
+    Over,
+    /// Nothing can be accepted for a while.
+    Pause,
+}
 
-    /// Serves new clients as configured in `runtime`.
-    pub(super) fn replace(&self, runtime: Arc<ServiceRuntime>) {
-        self.runtime.replace(runtime);
-    }
-
-    /// The service as configured now.
-    pub(super) fn runtime(&self) -> Arc<ServiceRuntime> {
-        Arc::clone(&self.runtime.borrow())
-    }
-
-    /// Lets the listener close as soon as nobody waits to be accepted.
-    pub(super) fn retire(&self) {
-        self.retired.set(true);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Accepts clients until the service is [retired](Self::retire).
-    pub(super) async fn accept(self: Rc<Self>, worker: Rc<Worker>, socket: AsyncFd<Socket>) {
-        poll_fn(|cx| self.poll_accept(cx, &worker, &socket)).await;
-    }
-
-    fn poll_accept(
-        self: &Rc<Self>,
-        cx: &mut Context<'_>,
-        worker: &Rc<Worker>,
-        socket: &AsyncFd<Socket>,
-    ) -> Poll<()> {
-        self.waker.replace(Some(cx.waker().clone()));
-        for _ in 0..TURN_ACCEPTS {
-            let ready = socket.poll_read_ready(cx);
-            // A retired listener is closed only when `accept` itself says that nobody waits:
-            // closing it resets who does.
-            if ready.is_pending() && !self.retired.get() {
-                return Poll::Pending;
-            }
-            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-            match socket.get_ref().accept4(flags) {
-                Ok((client, address)) => {
-                    if let Some(address) = address.as_socket() {
-                        worker.accepted(self, client, address);
-                    }
-                }
-                Err(error) if error.raw_os_error() == Some(Errno::EAGAIN as i32) => {
-                    if self.retired.get() {
-                        return Poll::Ready(());
-                    }
-                    if let Poll::Ready(Ok(mut guard)) = ready {
-                        guard.clear_ready();
-                    }
-                }
-                Err(_) => {}
+/// Accepts the clients of a service until it is retired.
+pub(super) async fn accept(hosted: Rc<Hosted>, worker: Rc<Worker>, socket: Rc<AsyncFd<Socket>>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let mut accepted = false;
+        let turn = poll_fn(|cx| poll_accept(cx, &hosted, &worker, &socket, &mut accepted)).await;
+        match turn {
+            Turn::Over => return,
+            Turn::Pause => {
+                pause = if accepted {
+                    PAUSE_MIN
+                } else {
+                    (pause * 2).min(PAUSE_MAX)
+                };
+                // The listener stays ready all the time: not to look is what keeps it from
+                // spinning.
+                time::sleep(pause).await;
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+    }
+}
+
+fn poll_accept(
+    cx: &mut Context<'_>,
+    hosted: &Rc<Hosted>,
+    worker: &Rc<Worker>,
+    socket: &AsyncFd<Socket>,
+    accepted: &mut bool,
+) -> Poll<Turn> {
+    for _ in 0..TURN_ACCEPTS {
+        let retired = hosted.is_retired(cx.waker());
+        // A retired listener is closed only when `accept` itself says that nobody waits: closing
+        // it resets who does.
+        let guard = match socket.poll_read_ready(cx) {
+            Poll::Ready(guard) => guard.ok(),
+            Poll::Pending if retired => None,
+            Poll::Pending => return Poll::Pending,
+        };
+        match take(socket.get_ref()) {
+            Ok((client, address)) => {
+                *accepted = true;
+                worker.accepted(hosted, client, address);
+            }
+            Err(Errno::EAGAIN) if retired => return Poll::Ready(Turn::Over),
+            Err(Errno::EAGAIN) => {
+                if let Some(mut guard) = guard {
+                    guard.clear_ready();
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => {
+                if !failed(errno, hosted, worker, socket) {
+                    return Poll::Ready(Turn::Pause);
+                }
+            }
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// A client and its address.
+fn take(listener: &Socket) -> Result<(Socket, SocketAddr), Errno> {
+    let (client, address) = listener
+        .accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    // Only IP sockets are listened on.
+    address
+        .as_socket()
+        .map(|address| (client, address))
+        .ok_or(Errno::EAFNOSUPPORT)
+}
+
+/// Counts an error of `accept`. False when there is no use in trying again at once.
+fn failed(errno: Errno, hosted: &Hosted, worker: &Worker, socket: &AsyncFd<Socket>) -> bool {
+    let reason = reason(errno);
+    worker.accept_failed(reason, errno);
+    match reason {
+        AcceptError::Network => true,
+        AcceptError::Memory | AcceptError::Other => false,
+        AcceptError::Fds => {
+            let mut reserve = worker.reserve();
+            let client = reserve.spend().then(|| take(socket.get_ref()));
+            let reset = matches!(client, Some(Ok(_)));
+            if let Some(Ok((client, _))) = client {
+                hosted.refuse(client, Refusal::FdsExhausted);
+            }
+            reserve.fill() && reset
+        }
+    }
+}
+
+/// What kind of error of accept(2) this is.
+const fn reason(errno: Errno) -> AcceptError {
+    match errno {
+        Errno::EMFILE | Errno::ENFILE => AcceptError::Fds,
+        Errno::ENOBUFS | Errno::ENOMEM => AcceptError::Memory,
+        // Errors of the connection itself, which accept(2) says are to be taken like EAGAIN.
+        Errno::ECONNABORTED
+        | Errno::ENETDOWN
+        | Errno::EPROTO
+        | Errno::ENOPROTOOPT
+        | Errno::EHOSTDOWN
+        | Errno::ENONET
+        | Errno::EHOSTUNREACH
+        | Errno::EOPNOTSUPP
+        | Errno::ENETUNREACH => AcceptError::Network,
+        _ => AcceptError::Other,
     }
 }

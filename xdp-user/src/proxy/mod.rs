@@ -6,10 +6,16 @@
 mod connect;
 mod connection;
 mod deadlines;
+mod fds;
+mod header;
+mod hosted;
 pub mod info;
+mod keepalive;
 mod leg;
 mod listener;
+mod pipe;
 pub mod runtime;
+mod shared;
 mod slot;
 mod sockopt;
 pub mod stats;
@@ -21,18 +27,23 @@ mod worker;
 
 use std::{
     collections::HashSet,
+    io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use socket2::Socket;
 use tokio::{sync::oneshot, time};
 
+pub use self::shared::LimitEntries;
 use self::{
+    fds::Budget,
+    hosted::Hosting,
     info::{Filter, Listing},
     runtime::ServiceRuntime,
+    shared::Shared,
     stats::WorkerStats,
     thread::WorkerThread,
     worker::Command,
@@ -44,6 +55,9 @@ use crate::{
     secret::Secret,
 };
 
+/// Workers at most, however many CPUs there are.
+const WORKERS_MAX: usize = 256;
+
 /// How often a drain looks whether it is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -53,15 +67,18 @@ const END_TIME: Duration = Duration::from_secs(2);
 /// The proxy with its threads, listeners and connections. Dropping it closes everything at once.
 #[derive(Debug)]
 pub struct Proxy {
-    start: Instant,
     workers: Vec<WorkerThread>,
-    hosted: Mutex<Hosted>,
+    served: Mutex<Served>,
+    shared: Arc<Shared>,
+    start: Instant,
 }
 
 /// What is served.
 #[derive(Debug, Default)]
-struct Hosted {
-    services: Vec<Arc<ServiceRuntime>>,
+struct Served {
+    services: Vec<Hosting>,
+    /// Names of services, now and before. The position is the number in the table of clients.
+    names: Vec<String>,
     /// Where this process listens or listened, perhaps for a moment still.
     addresses: HashSet<SocketAddr>,
 }
@@ -69,9 +86,9 @@ struct Hosted {
 /// Services that are ready to take the place of those that run.
 #[derive(Debug)]
 pub struct Staged {
-    services: Vec<Arc<ServiceRuntime>>,
+    services: Vec<Hosting>,
     /// For each new address, a listener per worker.
-    listeners: Vec<(Arc<ServiceRuntime>, Vec<Socket>)>,
+    listeners: Vec<(Hosting, Vec<Socket>)>,
 }
 
 /// How a drain went.
@@ -85,24 +102,31 @@ pub struct DrainReport {
 
 impl Proxy {
     /// Listens for the clients of those `services` that are in `proxy` mode, and serves them.
+    /// Raises the process's limit on file descriptors as far as needed and possible.
     ///
     /// # Errors
     /// Fails when an address cannot be listened at, or the system gives no threads.
-    pub fn start(globals: &ProxyGlobals, services: &[Service], _secret: &Secret) -> Result<Self> {
+    pub fn start(globals: &ProxyGlobals, services: &[Service], secret: &Secret) -> Result<Self> {
         let cpus = thread::allowed_cpus();
         let count = globals
             .workers
-            .map_or_else(|| cpus.len().clamp(1, 256), usize::from);
+            .unwrap_or_else(|| cpus.len().clamp(1, WORKERS_MAX) as u16)
+            .max(1);
+        let proxied = services.iter().filter(|service| service.proxy().is_some());
+        let budget = Budget::claim(globals, count, proxied.count());
+        let shared = Arc::new(Shared::new(globals, budget, count, secret)?);
         let start = Instant::now();
         let workers = (0..count).map(|index| {
             // With fewer or more threads than CPUs the scheduler places them better.
-            let cpu = (count == cpus.len()).then(|| cpus[index]);
-            WorkerThread::start(index as u16, cpu, start)
+            let all = usize::from(count) == cpus.len();
+            let cpu = all.then(|| cpus[usize::from(index)]);
+            WorkerThread::start(index, cpu, start, Arc::clone(&shared))
         });
         let proxy = Self {
-            start,
             workers: workers.collect::<Result<_>>()?,
-            hosted: Mutex::default(),
+            served: Mutex::default(),
+            shared,
+            start,
         };
         proxy.commit(proxy.stage(services)?);
         Ok(proxy)
@@ -115,74 +139,91 @@ impl Proxy {
     /// Fails when an address cannot be listened at; says which, for which service, and why.
     pub fn stage(&self, services: &[Service]) -> Result<Staged> {
         let now = Tick::of(self.start.elapsed());
-        let hosted = self.hosted();
+        let mut served = self.served();
         let mut staged = Staged {
             services: Vec::new(),
             listeners: Vec::new(),
         };
         for service in services {
-            let known = |known: &&Arc<ServiceRuntime>| known.name == service.name;
-            let previous = hosted.services.iter().find(known);
-            let previous = previous.map(|known| &**known);
+            let known = |known: &&Hosting| known.runtime.name == service.name;
+            let previous = served.services.iter().find(known);
+            let previous = previous.map(|known| &*known.runtime);
             let Some(runtime) = ServiceRuntime::new(service, previous, now) else {
                 continue;
             };
-            let runtime = Arc::new(runtime);
             let address = runtime.address;
-            if !hosted.services.iter().any(|known| known.address == address) {
-                let sockets = self
-                    .listen(address, hosted.addresses.contains(&address))
-                    .with_context(|| format!("service {}: cannot listen", runtime.name))?;
-                staged.listeners.push((Arc::clone(&runtime), sockets));
+            let here = |known: &Hosting| known.runtime.address == address;
+            let is_new = !served.services.iter().any(here);
+            let hosting = Hosting {
+                number: served.number(&runtime.name),
+                runtime: Arc::new(runtime),
+                oldest_ms: self.workers.iter().map(|_| AtomicU64::new(0)).collect(),
+            };
+            if is_new {
+                let own = served.addresses.contains(&address);
+                let sockets = self.listen(&hosting.runtime, own)?;
+                staged.listeners.push((hosting.clone(), sockets));
             }
-            staged.services.push(runtime);
+            staged.services.push(hosting);
         }
         Ok(staged)
     }
 
-    fn listen(&self, address: SocketAddr, own: bool) -> Result<Vec<Socket>> {
-        if !own {
-            // SO_REUSEPORT would share the port with another program of the same user in silence.
-            let taken = kernel_listener::listeners()?;
-            ensure!(
-                !taken.iter().any(|listener| listener.serves(address)),
-                "another program listens at {address} already"
-            );
-        }
-        (0..self.workers.len())
-            .map(|_| listener::bind(address))
-            .collect()
+    fn listen(&self, service: &ServiceRuntime, own: bool) -> Result<Vec<Socket>> {
+        let (name, address) = (&service.name, service.address);
+        // SO_REUSEPORT would share the port with another program of the same user in silence.
+        let taken = !own
+            && kernel_listener::listeners()?
+                .iter()
+                .any(|listener| listener.serves(address));
+        ensure!(
+            !taken,
+            "service {name} cannot listen at {address}: another program listens there already"
+        );
+        let socket = || {
+            listener::bind(address, &service.config).map_err(|error| {
+                let reason = match error.kind() {
+                    io::ErrorKind::AddrInUse => "another program listens there already",
+                    io::ErrorKind::AddrNotAvailable => "that is not an address of this machine",
+                    _ => "the system refuses",
+                };
+                anyhow!(error).context(format!(
+                    "service {name} cannot listen at {address}: {reason}"
+                ))
+            })
+        };
+        self.workers.iter().map(|_| socket()).collect()
     }
 
     /// Serves what was staged. New clients meet it at once; connections that are there keep what
     /// they were accepted with. At addresses that are served no more nobody new is accepted from
     /// half a second later.
     pub fn commit(&self, staged: Staged) {
-        let mut hosted = self.hosted();
-        let new: HashSet<_> = staged
-            .services
+        let mut served = self.served();
+        let address = |hosting: &Hosting| hosting.runtime.address;
+        let wanted: HashSet<_> = staged.services.iter().map(address).collect();
+        for old in &served.services {
+            if !wanted.contains(&address(old)) {
+                self.tell_all(|| Command::Retire(address(old)));
+            }
+        }
+        let added: HashSet<_> = staged
+            .listeners
             .iter()
-            .map(|service| service.address)
+            .map(|(new, _)| address(new))
             .collect();
-        for old in &hosted.services {
-            if !new.contains(&old.address) {
-                self.tell_all(|| Command::Retire(old.address));
-            }
-        }
-        let mut added = HashSet::new();
-        for (service, sockets) in staged.listeners {
-            added.insert(service.address);
+        for (hosting, sockets) in staged.listeners {
             for (worker, socket) in self.workers.iter().zip(sockets) {
-                worker.send(Command::Serve(Arc::clone(&service), socket));
+                worker.send(Command::Serve(hosting.clone(), socket));
             }
         }
-        for service in &staged.services {
-            if !added.contains(&service.address) {
-                self.tell_all(|| Command::Replace(Arc::clone(service)));
+        for hosting in &staged.services {
+            if !added.contains(&address(hosting)) {
+                self.tell_all(|| Command::Replace(hosting.clone()));
             }
         }
-        hosted.addresses.extend(new);
-        hosted.services = staged.services;
+        served.addresses.extend(wanted);
+        served.services = staged.services;
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {
@@ -191,8 +232,8 @@ impl Proxy {
         }
     }
 
-    fn hosted(&self) -> MutexGuard<'_, Hosted> {
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn served(&self) -> MutexGuard<'_, Served> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When its clock was at 0: every [`Tick`] counts from here.
@@ -204,7 +245,21 @@ impl Proxy {
     /// The services that are served.
     #[must_use]
     pub fn services(&self) -> Vec<Arc<ServiceRuntime>> {
-        self.hosted().services.clone()
+        let served = self.served();
+        let runtimes = served.services.iter().map(|hosting| &hosting.runtime);
+        runtimes.map(Arc::clone).collect()
+    }
+
+    /// Connections that there may be at a time: as configured, or what file descriptors allow.
+    #[must_use]
+    pub fn connections_max(&self) -> u32 {
+        self.shared.connections_max()
+    }
+
+    /// What the table of clients holds that bounds are counted in.
+    #[must_use]
+    pub fn limit_entries(&self) -> LimitEntries {
+        self.shared.limit_entries()
     }
 
     /// What each worker counts.
@@ -280,6 +335,19 @@ impl Proxy {
         while self.connections() > 0 && Instant::now() < deadline {
             time::sleep(DRAIN_LOOK).await;
         }
+    }
+}
+
+impl Served {
+    /// The number of a service, which it keeps.
+    fn number(&mut self, name: &str) -> u16 {
+        let known = self.names.iter().position(|known| known == name);
+        let position = known.unwrap_or_else(|| {
+            self.names.push(name.into());
+            self.names.len() - 1
+        });
+        // After 65,536 names numbers begin again; services that share one share its clients.
+        position as u16
     }
 }
 

@@ -2,19 +2,22 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     task::Waker,
 };
 
 use super::{
     deadlines::Deadlines,
+    hosted::{Hosted, Hosting},
     info::{ConnectionId, ConnectionInfo, Filter},
     runtime::{ActiveGuard, BackendRuntime, ServiceRuntime},
 };
 use crate::engine::{
     Tick,
     connection::{Action, Actions, Connection, Event, Phase},
+    limits::Permit,
     tcp::{Side, TcpState},
 };
 
@@ -53,6 +56,15 @@ impl Signal {
     }
 }
 
+/// A place among a service's connections.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// Whose it is; nobody's for an upstream that speaks for itself.
+    pub(super) client: Option<IpAddr>,
+    /// Its place in the table of clients.
+    pub(super) permit: Option<Permit>,
+}
+
 /// A connection, as its worker, its timer and its operator see it. Everything in it belongs to one
 /// thread, and nothing stays borrowed when a function returns.
 #[derive(Debug)]
@@ -60,7 +72,9 @@ pub(super) struct Slot {
     /// Its name.
     pub(super) id: ConnectionId,
     /// The service, as configured when the client was accepted.
-    pub(super) service: Arc<ServiceRuntime>,
+    pub(super) hosting: Hosting,
+    /// The service, as it is at this worker now.
+    pub(super) hosted: Rc<Hosted>,
     /// When it was accepted.
     pub(super) accepted: Tick,
     /// Who the client is.
@@ -68,6 +82,7 @@ pub(super) struct Slot {
     /// The upstream whose PROXY header told so.
     pub(super) via: Cell<Option<SocketAddr>>,
     engine: RefCell<Connection>,
+    admitted: RefCell<Option<Admitted>>,
     backend: RefCell<Option<ActiveGuard>>,
     bytes: [Cell<u64>; 2],
     signals: Cell<u8>,
@@ -80,18 +95,22 @@ impl Slot {
     /// A client that was accepted.
     pub(super) fn new(
         id: ConnectionId,
-        service: Arc<ServiceRuntime>,
+        hosting: Hosting,
+        hosted: Rc<Hosted>,
         client: SocketAddr,
+        admitted: Option<Admitted>,
         now: Tick,
     ) -> Self {
-        let engine = Connection::new(now, service.config.retries);
+        let engine = Connection::new(now, hosting.runtime.config.retries);
         let slot = Self {
             id,
-            service,
+            hosting,
+            hosted,
             accepted: now,
             client: Cell::new(client),
             via: Cell::new(None),
             engine: RefCell::new(engine),
+            admitted: RefCell::new(admitted),
             backend: RefCell::new(None),
             bytes: Default::default(),
             signals: Cell::new(0),
@@ -102,19 +121,34 @@ impl Slot {
         slot
     }
 
+    /// The service, as configured when the client was accepted.
+    pub(super) fn service(&self) -> &ServiceRuntime {
+        &self.hosting.runtime
+    }
+
+    /// Notes the place among the service's connections.
+    pub(super) fn set_admitted(&self, admitted: Admitted) {
+        self.admitted.replace(Some(admitted));
+    }
+
+    /// The place among the service's connections, to be given back.
+    pub(super) fn take_admitted(&self) -> Option<Admitted> {
+        self.admitted.take()
+    }
+
     /// Lets the engine decide, and counts what that changes.
     pub(super) fn handle(&self, now: Tick, event: Event) -> Actions {
         let before = self.states();
-        let timeouts = &self.service.config.timeouts;
+        let timeouts = &self.service().config.timeouts;
         let actions = self.engine.borrow_mut().handle(now, event, timeouts);
         self.moved(before, self.states());
         for action in actions {
             if let Action::CloseBoth(reason) = action {
-                self.service.stats.closed[reason.index()].count();
+                self.service().stats.closed[reason.index()].count();
                 log::debug!(
                     "connection {} of {} from {}: {}",
                     self.id,
-                    self.service.name,
+                    self.service().name,
                     self.client.get(),
                     reason.label()
                 );
@@ -130,7 +164,10 @@ impl Slot {
 
     /// When it ends unless something happens.
     pub(super) fn deadline(&self) -> Option<Tick> {
-        let deadline = self.engine.borrow().deadline(&self.service.config.timeouts);
+        let deadline = self
+            .engine
+            .borrow()
+            .deadline(&self.service().config.timeouts);
         deadline.map(|(at, _)| at)
     }
 
@@ -160,7 +197,7 @@ impl Slot {
         let bytes = bytes as u64;
         let passed = &self.bytes[from.index()];
         passed.set(passed.get() + bytes);
-        self.service.stats.bytes[from.index()].add(bytes);
+        self.service().stats.bytes[from.index()].add(bytes);
         if let Some(guard) = &*self.backend.borrow() {
             guard.backend().stats.bytes[from.index()].add(bytes);
         }
@@ -212,7 +249,7 @@ impl Slot {
             if old == new {
                 continue;
             }
-            let gauges = &self.service.stats.states[side.index()];
+            let gauges = &self.service().stats.states[side.index()];
             // CLOSED is no connection.
             if old != TcpState::Closed {
                 gauges[old.index()].add(-1);
@@ -230,7 +267,7 @@ impl Slot {
             && filter
                 .service
                 .as_ref()
-                .is_none_or(|s| *s == self.service.name)
+                .is_none_or(|s| *s == self.service().name)
             && filter
                 .client
                 .is_none_or(|prefix| prefix.contains(self.client.get().ip()))
@@ -257,7 +294,7 @@ impl Slot {
         let [client_state, backend_state] = self.states().map(|state| state.label().to_owned());
         ConnectionInfo {
             id: self.id.to_string(),
-            service: self.service.name.clone(),
+            service: self.service().name.clone(),
             client: self.client.get(),
             via: self.via.get(),
             backend: backend.as_ref().map(|backend| backend.name.clone()),

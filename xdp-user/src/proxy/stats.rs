@@ -140,6 +140,8 @@ pub struct WorkerStats {
     pub connections: Gauge,
     /// Bytes that wait in levee because a receiver is slow.
     pub buffered_bytes: Gauge,
+    /// Reads that were cut short because as many bytes waited as may.
+    pub buffer_full: Counter,
     /// Pipes that hold or may hold data.
     pub pipes_in_use: Gauge,
     /// Pipes kept for use.

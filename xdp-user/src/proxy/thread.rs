@@ -16,9 +16,11 @@ use nix::{
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::spawn_local,
 };
 
 use super::{
+    shared::Shared,
     stats::WorkerStats,
     worker::{Command, Worker},
 };
@@ -42,7 +44,12 @@ impl WorkerThread {
     ///
     /// # Errors
     /// Fails when the system gives no thread or no event queue.
-    pub(super) fn start(index: u16, cpu: Option<usize>, start: Instant) -> Result<Self> {
+    pub(super) fn start(
+        index: u16,
+        cpu: Option<usize>,
+        start: Instant,
+        shared: Arc<Shared>,
+    ) -> Result<Self> {
         let stats = Arc::new(WorkerStats::default());
         let (commands, queue) = unbounded_channel();
         let (ready, started) = mpsc::channel();
@@ -55,7 +62,7 @@ impl WorkerThread {
             };
             // Fails only when nobody waits for it, and then the queue is closed as well.
             ready.send(Ok(())).ok();
-            run(&runtime, Worker::new(index, start, counted), queue);
+            run(&runtime, Worker::new(index, start, counted, shared), queue);
         };
         let thread = thread::Builder::new()
             .name(format!("levee-proxy-{index}"))
@@ -119,9 +126,10 @@ fn prepare(cpu: Option<usize>) -> io::Result<LocalRuntime> {
 fn run(runtime: &LocalRuntime, worker: Worker, queue: UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
     runtime.block_on(async {
-        let deadlines = tokio::task::spawn_local(Rc::clone(&worker).watch_deadlines());
+        spawn_local(Rc::clone(&worker).watch_deadlines());
+        spawn_local(Rc::clone(&worker).look_around());
+        // When this ends, so does everything else that was spawned.
         worker.run(queue).await;
-        deadlines.abort();
     });
 }
 
