@@ -12,6 +12,7 @@ pub mod demo;
 pub mod fixtures;
 pub mod flood;
 pub mod format;
+pub mod guest;
 pub mod http;
 pub mod interrupt;
 pub mod levee;

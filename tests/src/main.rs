@@ -10,6 +10,7 @@ use levee_tests::{
         proxy::{self, ProxyOptions, System},
     },
     demo::{self, DemoOptions},
+    guest::GuestOptions,
     interrupt::{Interrupt, Interrupted},
 };
 
@@ -40,6 +41,7 @@ enum Command {
         #[command(subcommand)]
         bench: Bench,
     },
+    Guest(GuestOptions),
 }
 
 #[derive(Subcommand)]
@@ -81,7 +83,7 @@ enum Bench {
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("{error}");
             ExitCode::from(EXIT_INTERRUPTED)
@@ -93,21 +95,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the lab needs root: it makes network namespaces and loads eBPF programs");
     }
     let interrupt = Interrupt::install()?;
     match arguments.command {
+        Command::Guest(options) => return Ok(options.run(&interrupt)?.into()),
         Command::Demo { rate, seconds } => {
-            demo::run(DemoOptions { rate, seconds }, &interrupt, &mut io::stdout())
+            demo::run(DemoOptions { rate, seconds }, &interrupt, &mut io::stdout())?;
         }
         Command::Bench {
             bench: Bench::Datapath { rounds, json },
-        } => datapath::run(DatapathOptions { rounds, json }, &interrupt),
+        } => datapath::run(DatapathOptions { rounds, json }, &interrupt)?,
         Command::Bench {
             bench: Bench::Flood { rounds, json },
-        } => flood::run(BenchOptions { rounds, json }, &interrupt),
+        } => flood::run(BenchOptions { rounds, json }, &interrupt)?,
         Command::Bench {
             bench:
                 Bench::Proxy {
@@ -126,7 +129,8 @@ fn run(arguments: Arguments) -> Result<()> {
                 systems,
                 json,
             };
-            proxy::run(&options, &interrupt)
+            proxy::run(&options, &interrupt)?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
