@@ -49,6 +49,8 @@ pub(super) struct Serve {
     sent: [bool; 2],
     /// Whether the connect in progress was answered at once.
     connected: bool,
+    /// What the kernel had not sent yet of the last bytes before a RST.
+    unsent: u32,
     now: Tick,
 }
 
@@ -73,6 +75,7 @@ impl Serve {
             since: Instant::now(),
             sent: [false; 2],
             connected: false,
+            unsent: 0,
             now,
         };
         serve.tell(Event::Accepted { header_expected });
@@ -360,15 +363,20 @@ impl Serve {
             }
             Step::Waiting | Step::Finished | Step::SenderBroke(_) => {}
         }
-        match &mut self.legs[to.index()] {
-            Some(leg) if leg.unsent() > 0 => {
-                leg.poll_broken(cx).map(|failure| self.broken(to, failure))
-            }
-            _ => {
-                self.tell(Event::Flushed(to));
-                Poll::Ready(())
-            }
+        let Some(leg) = &mut self.legs[to.index()] else {
+            return Poll::Pending;
+        };
+        let unsent = leg.unsent();
+        if unsent == 0 {
+            self.tell(Event::Flushed(to));
+            return Poll::Ready(());
         }
+        // A receiver that takes its time, but takes, is waited for.
+        if unsent < self.unsent {
+            self.slot.passed(self.now, to.other(), 0);
+        }
+        self.unsent = unsent;
+        leg.poll_broken(cx).map(|failure| self.broken(to, failure))
     }
 
     fn broken(&mut self, side: Side, failure: Failure) {

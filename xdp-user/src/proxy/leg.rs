@@ -149,7 +149,8 @@ impl Leg {
         loop {
             let ready = self.readiness(cx, Interest::WRITABLE);
             if ready.is_write_closed() {
-                return Poll::Ready(self.take_error());
+                // So is a leg whose FINs went both ways, and there nothing breaks any more.
+                return self.take_error().map_or(Poll::Pending, Poll::Ready);
             }
             // A socket that can be written is ready all the time; only what comes new counts. That
             // it can be written must not be forgotten with it.
@@ -293,13 +294,13 @@ impl Leg {
         Got::Broken(*self.failure.get_or_insert(failure))
     }
 
-    /// `SO_ERROR`, which the kernel tells once. A socket that is closed without an error was reset
-    /// when a read or a write took the error before.
-    fn take_error(&mut self) -> Failure {
+    /// `SO_ERROR`, which the kernel tells once, and not if a read or a write told it before.
+    fn take_error(&mut self) -> Option<Failure> {
         let error = self.stream.take_error().ok().flatten();
         let errno = error.and_then(|error| error.raw_os_error());
-        let failure = errno.map_or(Failure::Reset, |errno| Errno::from_raw(errno).into());
-        *self.failure.get_or_insert(failure)
+        let failure = errno.map(|errno| Errno::from_raw(errno).into());
+        self.failure = self.failure.or(failure);
+        self.failure
     }
 
     fn clear(&self, interest: Interest) {

@@ -1,4 +1,5 @@
 //! The proxy as a whole, over loopback.
 
 mod bytes;
+mod slow;
 mod support;
