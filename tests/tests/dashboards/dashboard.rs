@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use crate::{expression, files};
+use crate::{expression, files, rules};
 
 /// Rows that the dashboard has, in order.
 const ROWS: [&str; 6] = [
@@ -34,6 +34,14 @@ fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_default()
+}
+
+/// What Grafana would ask, with every variable at "All" and rates over `rate_interval`.
+pub(crate) fn substituted(expression: &str, rate_interval: &str) -> String {
+    let all = ["$instance", "$service", "$interface"];
+    all.into_iter()
+        .fold(expression.to_owned(), |e, name| e.replace(name, ".*"))
+        .replace("$__rate_interval", rate_interval)
 }
 
 /// All panels, those within rows included.
@@ -176,11 +184,13 @@ fn legends_name_labels_that_queries_keep() {
 }
 
 #[test]
-fn every_query_is_of_levee() {
-    for query in queries(&load()) {
+fn every_query_is_promql_and_asks_for_something_of_levee_s() {
+    let queries = queries(&load());
+    for query in &queries {
         let metrics = expression::metrics(&query.expression);
         assert!(!metrics.is_empty(), "{}: {}", query.panel, query.expression);
     }
+    rules::check_expressions(queries.iter().map(|q| substituted(&q.expression, "1m")));
 }
 
 #[test]

@@ -1,19 +1,35 @@
 //! The alerting rules, as `promtool` sees them.
 
-use std::process::Command;
+use std::{fs, process::Command};
+
+use levee_tests::scratch;
+use serde_json::json;
 
 use crate::files;
 
-fn promtool(arguments: &[&str]) -> String {
+fn promtool(arguments: &[&str]) {
     let output = Command::new("promtool")
         .args(arguments)
         .current_dir(files::directory())
         .output()
         .expect("promtool, of the Debian package prometheus, is installed");
     let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
+    let text = String::from_utf8_lossy(&text);
     assert!(output.status.success(), "promtool {arguments:?}: {text}");
-    text
+}
+
+/// Fails unless all of these are PromQL.
+pub(crate) fn check_expressions(expressions: impl Iterator<Item = String>) {
+    // JSON is YAML.
+    let rules: Vec<_> = expressions
+        .enumerate()
+        .map(|(number, expr)| json!({ "record": format!("query:{number}"), "expr": expr }))
+        .collect();
+    let file = json!({ "groups": [{ "name": "queries", "rules": rules }] });
+    let directory = scratch::directory().unwrap();
+    let path = directory.path().join("queries.rules.yml");
+    fs::write(&path, file.to_string()).unwrap();
+    promtool(&["check", "rules", &path.display().to_string()]);
 }
 
 /// What stands behind `key` in the lines of a file.

@@ -237,3 +237,41 @@ impl Drop for ActiveGuard {
         self.0.active.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn no_race_takes_more_places_than_there_are() {
+        const PLACES: u32 = 5;
+        let backend = Backend {
+            name: "a".into(),
+            target: Target::Address(([127, 0, 0, 1], 80).into()),
+            weight: 1,
+            connections_max: PLACES,
+        };
+        let address = ([127, 0, 0, 1], 80).into();
+        let health = BackendHealth::new(Tick(0), false, false);
+        let backend = Arc::new(BackendRuntime::new(&backend, address, health));
+        let taken = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        let Some(guard) = backend.try_take() else {
+                            continue;
+                        };
+                        assert!(taken.fetch_add(1, Relaxed) < PLACES);
+                        thread::yield_now();
+                        taken.fetch_sub(1, Relaxed);
+                        drop(guard);
+                    }
+                });
+            }
+        });
+        assert_eq!(backend.active.load(Relaxed), 0);
+    }
+}
