@@ -23,6 +23,7 @@ use crate::{
     log_output::DatapathMessages,
     netlink::link,
     proxying::Proxying,
+    reap,
     reload::Reloader,
     shared::{Running, Shared},
     startup,
@@ -104,6 +105,8 @@ async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
     let running = loaded.attach()?;
     introduce(config, &running);
     shared.run(running);
+    shared.watch(&config.services);
+    tasks.push(Task::spawn(reap::run(shared.watched())));
     warnings::log_all(config);
     Ok(Started {
         attended: Attended { messages, commands },

@@ -100,6 +100,7 @@ impl Reloader {
         }
         self.publish(&config.services, &offer).await?;
         self.proxying.commit(change);
+        self.shared.watch(&config.services);
         let reloaded = compare(&self.config, &config);
         self.config.services = config.services;
         Ok(reloaded)

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
+use tokio::sync::watch;
 use xdp_common::{
     abi::{COUNTERS, FRAGMENTS_MAX, SERVICES_MAX, iface_slot, names},
     verdict::Verdict,
@@ -17,11 +18,13 @@ use xdp_common::{
 
 use crate::{
     attach::Attachment,
+    config::Service,
     datapath::Packets,
     engine::half_open::Unproven,
     netlink::link::Link,
     protection::Protection,
     proxy::Proxy,
+    reap::Watched,
     snapshot::{InterfaceSnapshot, ProxySnapshot, Reload, ServiceSnapshot, Snapshot},
 };
 
@@ -32,6 +35,8 @@ pub struct Shared {
     state: Mutex<State>,
     /// Outlives the state: connections go on while levee stops.
     proxy: Mutex<Option<(Arc<Proxy>, u32)>>,
+    /// The services whose sockets in the kernel are looked at.
+    watched: watch::Sender<Vec<Arc<Watched>>>,
 }
 
 /// How far levee has come.
@@ -71,6 +76,7 @@ impl Shared {
             started: Instant::now(),
             state: Mutex::new(State::Starting),
             proxy: Mutex::default(),
+            watched: watch::Sender::default(),
         }
     }
 
@@ -125,6 +131,24 @@ impl Shared {
         *self.proxy_lock() = Some((proxy, connections_max));
     }
 
+    /// Has the sockets of these services looked at from now on.
+    pub fn watch(&self, services: &[Service]) {
+        self.watched.send_modify(|watched| {
+            let known: HashMap<_, _> = watched.iter().map(|w| (w.address, Arc::clone(w))).collect();
+            let watch = |service: &Service| {
+                let previous = known.get(&service.address).map(|known| &**known);
+                Arc::new(Watched::new(service, previous))
+            };
+            *watched = services.iter().map(watch).collect();
+        });
+    }
+
+    /// The services whose sockets are to be looked at.
+    #[must_use]
+    pub fn watched(&self) -> watch::Receiver<Vec<Arc<Watched>>> {
+        self.watched.subscribe()
+    }
+
     /// Whether levee protects what it should, or why not.
     ///
     /// # Errors
@@ -143,19 +167,25 @@ impl Shared {
     /// Fails when the kernel refuses to tell.
     pub fn snapshot(&self) -> Result<Option<Snapshot>> {
         let uptime_s = self.uptime_s();
-        let (running, stopping) = match &*self.lock() {
+        let (mut snapshot, stopping) = match &*self.lock() {
             State::Running(running) => (running.snapshot(uptime_s)?, false),
             State::Stopping(Some(running)) => (running.snapshot(uptime_s)?, true),
             State::Starting | State::Stopping(None) => return Ok(None),
         };
+        let watched = self.watched.borrow();
+        let watched: HashMap<_, _> = watched.iter().map(|w| (w.address, w)).collect();
+        for service in &mut snapshot.services {
+            let watched = watched.get(&service.address);
+            service.kernel = watched.map(|watched| Arc::clone(watched));
+        }
         let proxy = self.proxy_lock().clone();
-        let proxy = proxy.map(|(proxy, connections_max)| ProxySnapshot {
+        snapshot.proxy = proxy.map(|(proxy, connections_max)| ProxySnapshot {
             draining: stopping,
             connections_max,
             services: proxy.services(),
             workers: proxy.workers(),
         });
-        Ok(Some(Snapshot { proxy, ..running }))
+        Ok(Some(snapshot))
     }
 
     fn proxy_lock(&self) -> MutexGuard<'_, Option<(Arc<Proxy>, u32)>> {
@@ -315,6 +345,7 @@ impl Running {
                 packets: self.protection.packets(service)?,
                 unproven: unproven.map_or(0, Unproven::depth),
                 unproven_oldest_s: unproven.map_or(0, Unproven::oldest_age_s),
+                kernel: None,
             })
         });
         services.collect()

@@ -9,6 +9,7 @@ use crate::{
     attach::Mode,
     datapath::Packets,
     proxy::{runtime::ServiceRuntime, stats::WorkerStats},
+    reap::Watched,
 };
 
 /// Everything at one moment.
@@ -82,6 +83,8 @@ pub struct ServiceSnapshot {
     pub unproven: u64,
     /// How long the oldest of them has been out, seconds.
     pub unproven_oldest_s: u64,
+    /// Its sockets in the kernel; `None` before they are looked at.
+    pub kernel: Option<Arc<Watched>>,
 }
 
 impl Snapshot {

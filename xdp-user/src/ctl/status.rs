@@ -94,6 +94,15 @@ pub struct ServiceStatus {
     /// How long the oldest of them has been out, seconds.
     #[serde(default)]
     pub unproven_oldest_s: u64,
+    /// Half-open connections in the kernel (SYN_RECV): of SYNs that levee did not answer.
+    #[serde(default)]
+    pub syn_recv: u64,
+    /// How long ago the oldest of them was first seen, milliseconds.
+    #[serde(default)]
+    pub syn_recv_oldest_ms: u64,
+    /// Sockets of the server ended because they were in CLOSE_WAIT for too long.
+    #[serde(default)]
+    pub reaped_close_wait: u64,
 }
 
 /// Packets dropped for one reason.
@@ -155,6 +164,7 @@ impl From<&InterfaceSnapshot> for InterfaceStatus {
 
 impl From<&ServiceSnapshot> for ServiceStatus {
     fn from(snapshot: &ServiceSnapshot) -> Self {
+        let kernel = snapshot.kernel.as_ref().map(|watched| &watched.stats);
         Self {
             name: snapshot.name.clone(),
             address: snapshot.address,
@@ -166,6 +176,9 @@ impl From<&ServiceSnapshot> for ServiceStatus {
             refused: snapshot.admissions(Admission::Refused),
             unproven: snapshot.unproven,
             unproven_oldest_s: snapshot.unproven_oldest_s,
+            syn_recv: kernel.map_or(0, |stats| stats.syn_recv.get()),
+            syn_recv_oldest_ms: kernel.map_or(0, |stats| stats.syn_recv_oldest_ms.get()),
+            reaped_close_wait: kernel.map_or(0, |stats| stats.reaped_close_wait.get()),
         }
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let mut depth = Family::gauge(
         "levee_half_open_connections",
         "Connections in the making, by leg: client, cookies sent that have not come back, about; \
-         backend, connects in progress.",
+         kernel, SYNs that the kernel itself answered; backend, connects in progress.",
     );
     let mut age = Family::gauge(
         "levee_half_open_oldest_age_seconds",
@@ -25,6 +25,11 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         let labels = [("service", &*service.name), ("leg", Side::Client.label())];
         depth.add(&labels, service.unproven as f64);
         age.add(&labels, service.unproven_oldest_s as f64);
+        if let Some(watched) = &service.kernel {
+            let labels = [("service", &*service.name), ("leg", "kernel")];
+            depth.add(&labels, watched.stats.syn_recv.get() as f64);
+            age.add(&labels, watched.stats.syn_recv_oldest_ms.get() as f64 / 1e3);
+        }
     }
     let Some(proxy) = &snapshot.proxy else {
         return vec![depth.build(), age.build()];

@@ -6,7 +6,7 @@ use prometheus::{
 };
 
 use self::family::{Family, flag};
-use crate::snapshot::Snapshot;
+use crate::{engine::reason::CloseReason, snapshot::Snapshot};
 
 mod datapath;
 mod family;
@@ -44,6 +44,7 @@ impl Metrics {
             families.extend(datapath::interfaces(snapshot));
             families.extend(datapath::services(snapshot));
             families.extend(half_open::families(snapshot));
+            families.push(reaped(snapshot));
             families.extend(snapshot.proxy.iter().flat_map(proxy::families));
         }
         families.extend(self.process.gather());
@@ -89,6 +90,28 @@ fn state(snapshot: &Snapshot) -> Vec<MetricFamily> {
         .with(&[], snapshot.reload.succeeded_unix_s as f64)
         .build(),
     ]
+}
+
+fn reaped(snapshot: &Snapshot) -> MetricFamily {
+    let mut family = Family::counter(
+        "levee_connections_reaped_total",
+        "Connections that levee ended because their time was over, by reason. Those of services in \
+         host mode are the server's sockets in CLOSE_WAIT.",
+    );
+    for watched in snapshot.services.iter().filter_map(|s| s.kernel.as_ref()) {
+        if watched.reap_close_wait.is_some() {
+            let reason = CloseReason::CloseWaitTimeout.label();
+            let labels = [("service", &*watched.name), ("reason", reason)];
+            family.add(&labels, watched.stats.reaped_close_wait.get() as f64);
+        }
+    }
+    for service in snapshot.proxy.iter().flat_map(|proxy| &proxy.services) {
+        for reason in CloseReason::ALL.iter().filter(|reason| reason.is_reaped()) {
+            let labels = [("service", &*service.name), ("reason", reason.label())];
+            family.add(&labels, proxy::closed(service, *reason) as f64);
+        }
+    }
+    family.build()
 }
 
 #[cfg(test)]

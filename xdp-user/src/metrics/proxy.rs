@@ -132,23 +132,8 @@ fn ends(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
         by_service(accepted, proxy, |service| service.stats.accepted.get()),
         by_reason(refused, proxy, refusals, |s, i| s.stats.refused[i].get()),
         by_reason(closed, proxy, reasons, |s, i| s.stats.closed[i].get()),
-        reaped(proxy),
         by_service(retries, proxy, |service| service.stats.retries.get()),
     ]
-}
-
-fn reaped(proxy: &ProxySnapshot) -> MetricFamily {
-    let mut family = Family::counter(
-        "levee_connections_reaped_total",
-        "Connections that levee ended because their time was over, by reason.",
-    );
-    for service in &proxy.services {
-        for reason in CloseReason::ALL.iter().filter(|reason| reason.is_reaped()) {
-            let labels = [("service", &*service.name), ("reason", reason.label())];
-            family.add(&labels, closed(service, *reason) as f64);
-        }
-    }
-    family.build()
 }
 
 pub(super) fn closed(service: &ServiceRuntime, reason: CloseReason) -> u64 {

@@ -12,6 +12,7 @@ use crate::{
         reason::{CloseReason, Refusal},
         tcp::{Side, TcpState},
     },
+    reap::KernelStats,
 };
 
 /// Packets that start at `base` in the first slot and grow by one.
@@ -45,9 +46,23 @@ pub(crate) fn snapshot() -> Snapshot {
             packets: packets(2000),
             unproven: 2101,
             unproven_oldest_s: 17,
+            kernel: Some(Arc::new(watched())),
         }],
         map_pressure: vec![("SERVICES", 0.25), ("FRAGMENTS", 0.0)],
         proxy: Some(proxy()),
+    }
+}
+
+fn watched() -> Watched {
+    let stats = KernelStats::default();
+    stats.reaped_close_wait.add(2201);
+    stats.syn_recv.set(2202);
+    stats.syn_recv_oldest_ms.set(2500);
+    Watched {
+        name: "web".into(),
+        address: "192.0.2.10:443".parse().expect("an address"),
+        reap_close_wait: Some(Duration::from_secs(60)),
+        stats: Arc::new(stats),
     }
 }
 

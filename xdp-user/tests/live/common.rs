@@ -138,8 +138,13 @@ impl Levee {
     }
 
     /// Sends it a signal and waits until it has ended.
-    pub(crate) fn end(mut self, signal: Signal) -> ExitStatus {
+    pub(crate) fn end(self, signal: Signal) -> ExitStatus {
         self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(mut self) -> ExitStatus {
         let mut status = None;
         eventually("levee ends", || {
             status = self.child.try_wait().unwrap();

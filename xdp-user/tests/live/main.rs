@@ -4,6 +4,7 @@
 mod common;
 #[path = "../../src/metrics/promtool.rs"]
 mod promtool;
+mod proxy;
 mod refuse;
 mod reload;
 mod run;
