@@ -70,16 +70,6 @@ impl Keeper {
         &self.service.name
     }
 
-    /// Looks up every name once.
-    pub(super) async fn resolve_once(self) {
-        let mut lookups = JoinSet::new();
-        for (position, host) in self.hosts() {
-            let keeper = self.clone();
-            lookups.spawn(async move { keeper.resolve(position, &host).await });
-        }
-        lookups.join_all().await;
-    }
-
     /// Looks after the backends until a task of it panics.
     pub(super) async fn run(self) -> Error {
         self.publish();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use crate::{engine::Tick, proxy::runtime::ServiceRuntime};
@@ -75,28 +75,6 @@ pub async fn run(
             never = keep(current, &shared) => match never {},
             changed = services.changed() => changed.context("the services are gone")?,
         }
-    }
-}
-
-/// Looks up the names of `services` once, and puts what was found in force. Takes at most `within`;
-/// what is not found by then [`run`] finds later.
-pub async fn resolve_once(
-    services: &[Arc<ServiceRuntime>],
-    dns_server: Option<SocketAddr>,
-    start: Instant,
-    within: Duration,
-) {
-    let shared = Arc::new(Shared::new(dns_server, start));
-    let mut lookups = JoinSet::new();
-    for service in services {
-        let keeper = Keeper::new(Arc::clone(service), Arc::clone(&shared));
-        lookups.spawn(keeper.resolve_once());
-    }
-    if timeout(within, lookups.join_all()).await.is_err() {
-        log::warn!(
-            "not all names of backends are found within {} s; looking goes on",
-            within.as_secs()
-        );
     }
 }
 

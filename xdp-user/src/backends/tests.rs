@@ -84,21 +84,12 @@ async fn a_name_is_looked_up_again_when_its_ttl_has_run_out() {
     let service = runtime("", &["app.example:8080", "10.0.0.1:80"]);
     assert_eq!(addresses(&service), ["10.0.0.1:80"]);
     assert!(!service.resolved[0].load(Relaxed));
-    let within = Duration::from_secs(20);
-    resolve_once(
-        &[Arc::clone(&service)],
-        Some(server.address),
-        Instant::now(),
-        within,
-    )
-    .await;
+    let _running = Running::new(&service, Some(server.address));
+    eventually("it is found", || service.resolved[0].load(Relaxed)).await;
     let first = ["127.0.0.2:8080", "127.0.0.3:8080", "10.0.0.1:80"];
     assert_eq!(addresses(&service), first);
-    assert!(service.resolved[0].load(Relaxed));
     let kept = Arc::clone(&service.pool.load().backends[1]);
 
-    let _running = Running::new(&service, Some(server.address));
-    eventually("it is taken over", || service.pool.version() > 1).await;
     server.set("app.example", Zone::of(1, &["127.0.0.4", "127.0.0.3"]));
     let second = ["127.0.0.3:8080", "127.0.0.4:8080", "10.0.0.1:80"];
     eventually("the new set", || addresses(&service) == second).await;
@@ -125,12 +116,31 @@ async fn a_reload_keeps_the_addresses_of_a_name() {
     let server = DnsServer::new().await;
     server.set("app.example", Zone::of(60, &["127.0.0.2"]));
     let first = runtime("", &["app.example:80"]);
-    let (within, start) = (Duration::from_secs(20), Instant::now());
-    resolve_once(&[Arc::clone(&first)], Some(server.address), start, within).await;
+    let _running = Running::new(&first, Some(server.address));
+    eventually("it is found", || first.resolved[0].load(Relaxed)).await;
     let again = service("retries = 7", &["10.0.0.1:80", "app.example:80"]);
     let second = ServiceRuntime::new(&again, Some(&first), Tick(1)).unwrap();
     assert_eq!(addresses(&second), ["10.0.0.1:80", "127.0.0.2:80"]);
     assert!(second.resolved[1].load(Relaxed));
+}
+
+#[tokio::test]
+async fn checks_without_a_place_are_not_done_and_blame_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let waiting = runtime(CHECKED, &[&address]);
+    let shared = Arc::new(Shared::new(None, Instant::now()));
+    let permits = shared.checks.acquire_many(CHECKS_MAX as u32).await.unwrap();
+    let keeper = Keeper::new(Arc::clone(&waiting), Arc::clone(&shared));
+    let task = tokio::spawn(keeper.run());
+    let pool = waiting.pool.load();
+    let stats = &pool.backends[0].stats;
+    eventually("it is not done", || stats.checks_not_done.get() > 2).await;
+    assert_eq!(stats.checks_failed.get(), 0);
+    assert_eq!(usable(&waiting), [true]);
+    drop(permits);
+    eventually("it is done", || stats.checks_ok.get() > 0).await;
+    task.abort();
 }
 
 #[tokio::test]
