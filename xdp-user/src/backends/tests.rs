@@ -101,14 +101,21 @@ async fn a_name_is_looked_up_again_when_its_ttl_has_run_out() {
 }
 
 #[tokio::test]
-async fn addresses_that_a_name_brings_are_checked() {
+async fn the_addresses_of_a_name_are_checked_as_long_as_it_has_them() {
     let server = DnsServer::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    server.set("app.example", Zone::of(60, &["127.0.0.1", "127.0.0.2"]));
+    server.set("app.example", Zone::of(1, &["127.0.0.1", "127.0.0.2"]));
     let service = runtime(CHECKED, &[&format!("app.example:{port}")]);
     let _running = Running::new(&service, Some(server.address));
     eventually("one of them serves", || usable(&service) == [true, false]).await;
+    let gone = Arc::clone(&service.pool.load().backends[1]);
+    server.set("app.example", Zone::of(60, &["127.0.0.1"]));
+    eventually("the other is gone", || usable(&service) == [true]).await;
+    sleep(Duration::from_millis(300)).await;
+    let checks = gone.stats.checks_failed.get();
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(gone.stats.checks_failed.get(), checks);
 }
 
 #[tokio::test]
