@@ -73,13 +73,28 @@ fn everything_can_be_set() {
     assert_eq!(config, expected);
 }
 
+const EXAMPLE: &str = include_str!("../../../deploy/levee.example.toml");
+
 #[test]
 fn the_example_is_valid() {
-    let text = include_str!("../../../deploy/levee.example.toml");
-    let config = Config::parse("levee.example.toml", text).unwrap();
-    assert_eq!(config.secret_file, Path::new(SECRET_FILE));
-    assert_eq!(config.control_socket, Path::new(CONTROL_SOCKET));
-    assert_eq!(config.metrics_listen, Some(METRICS_LISTEN.parse().unwrap()));
+    let config = Config::parse("levee.example.toml", EXAMPLE).unwrap();
+    assert_eq!(config.services.len(), 3);
+    assert!(config.services[2].proxy().is_some());
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let is_key = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase());
+    let lines = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
+        Some(shown) if is_key(shown) => shown,
+        _ => line,
+    });
+    let shown: String = lines.map(|line| format!("{line}\n")).collect();
+    assert!(shown.len() + 40 < EXAMPLE.len(), "{shown}");
+    assert_eq!(
+        Config::parse("shown", &shown).unwrap(),
+        Config::parse("levee.example.toml", EXAMPLE).unwrap()
+    );
 }
 
 /// Line to append to [`MINIMAL`] or text to replace it with, and the error.

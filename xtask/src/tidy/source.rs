@@ -42,7 +42,7 @@ struct Forbidden {
     why: &'static str,
 }
 
-const FORBIDDEN: [Forbidden; 6] = [
+const FORBIDDEN: [Forbidden; 7] = [
     Forbidden {
         words: &["std::", "alloc::", "extern crate std"],
         within: &["xdp-common/src/"],
@@ -61,6 +61,12 @@ const FORBIDDEN: [Forbidden; 6] = [
         within: &["xdp-user/src/engine/", "xdp-user/src/engine.rs"],
         except: &[],
         why: "the engine reads no clock and does no I/O: `now` is passed in",
+    },
+    Forbidden {
+        words: &["Mutex", "RwLock", "RefCell"],
+        within: &["xdp-user/src/engine/"],
+        except: &[],
+        why: "the engine holds no lock: who owns it, calls it",
     },
     Forbidden {
         words: &["data_end", "ctx.data()"],
@@ -250,6 +256,13 @@ mod tests {
         let text = "let now = Instant::now();\nlet then: Instant = now;\n";
         assert_eq!(problems("xdp-user/src/engine/reaper.rs", text).len(), 1);
         assert_eq!(problems("xdp-user/src/main.rs", text), []);
+    }
+
+    #[test]
+    fn the_engine_holds_no_lock() {
+        let text = "use std::sync::{Arc, Mutex};\n// A Mutex would do.\n";
+        assert_eq!(problems("xdp-user/src/engine/limits.rs", text).len(), 1);
+        assert_eq!(problems("xdp-user/src/proxy/runtime.rs", text), []);
     }
 
     #[test]
