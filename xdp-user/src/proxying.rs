@@ -107,7 +107,7 @@ impl Proxying {
             services,
             _backends: Task::spawn(backends),
         });
-        self.shared.set_proxy(proxy, globals.connections_max);
+        self.shared.set_proxy(proxy);
     }
 
     /// Tells those beside the proxy what is served now.

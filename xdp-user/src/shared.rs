@@ -34,7 +34,7 @@ pub struct Shared {
     started: Instant,
     state: Mutex<State>,
     /// Outlives the state: connections go on while levee stops.
-    proxy: Mutex<Option<(Arc<Proxy>, u32)>>,
+    proxy: Mutex<Option<Arc<Proxy>>>,
     /// The services whose sockets in the kernel are looked at.
     watched: watch::Sender<Vec<Arc<Watched>>>,
 }
@@ -121,14 +121,12 @@ impl Shared {
     /// The proxy; `None` as long as no service needed it.
     #[must_use]
     pub fn proxy(&self) -> Option<Arc<Proxy>> {
-        self.proxy_lock()
-            .as_ref()
-            .map(|(proxy, _)| Arc::clone(proxy))
+        self.proxy_lock().clone()
     }
 
-    /// The proxy is there from now on, and may have so many connections at a time.
-    pub fn set_proxy(&self, proxy: Arc<Proxy>, connections_max: u32) {
-        *self.proxy_lock() = Some((proxy, connections_max));
+    /// The proxy is there from now on.
+    pub fn set_proxy(&self, proxy: Arc<Proxy>) {
+        *self.proxy_lock() = Some(proxy);
     }
 
     /// Has the sockets of these services looked at from now on.
@@ -178,17 +176,17 @@ impl Shared {
             let watched = watched.get(&service.address);
             service.kernel = watched.map(|watched| Arc::clone(watched));
         }
-        let proxy = self.proxy_lock().clone();
-        snapshot.proxy = proxy.map(|(proxy, connections_max)| ProxySnapshot {
+        snapshot.proxy = self.proxy().map(|proxy| ProxySnapshot {
             draining: stopping,
-            connections_max,
+            connections_max: proxy.connections_max(),
+            limit_entries: proxy.limit_entries(),
             services: proxy.services(),
             workers: proxy.workers(),
         });
         Ok(Some(snapshot))
     }
 
-    fn proxy_lock(&self) -> MutexGuard<'_, Option<(Arc<Proxy>, u32)>> {
+    fn proxy_lock(&self) -> MutexGuard<'_, Option<Arc<Proxy>>> {
         self.proxy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

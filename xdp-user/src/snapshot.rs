@@ -8,7 +8,7 @@ use xdp_common::verdict::{Action, Admission, Verdict};
 use crate::{
     attach::Mode,
     datapath::Packets,
-    proxy::{runtime::ServiceRuntime, stats::WorkerStats},
+    proxy::{LimitEntries, runtime::ServiceRuntime, stats::WorkerStats},
     reap::Watched,
 };
 
@@ -38,6 +38,8 @@ pub struct ProxySnapshot {
     pub draining: bool,
     /// Connections it may have at a time.
     pub connections_max: u32,
+    /// The table of clients whose connections are counted.
+    pub limit_entries: LimitEntries,
     /// Its services.
     pub services: Vec<Arc<ServiceRuntime>>,
     /// Its workers.

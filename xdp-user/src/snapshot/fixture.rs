@@ -107,16 +107,22 @@ pub(crate) fn proxy() -> ProxySnapshot {
     backend.active.store(3102, Relaxed);
     backend.stats.connections.add(3103);
     backend.stats.checks_failed.add(3104);
+    backend.stats.checks_not_done.add(3106);
     backend.stats.ejections.add(3105);
     let worker = |number: i64| {
         let worker = WorkerStats::default();
         worker.connections.set(number);
         worker.buffered_bytes.set(number);
+        worker.buffer_full.add(number as u64);
         Arc::new(worker)
     };
     ProxySnapshot {
         draining: false,
         connections_max: 100_000,
+        limit_entries: LimitEntries {
+            entries: 3301,
+            uncounted: 3302,
+        },
         services: vec![Arc::new(service)],
         workers: vec![worker(3201), worker(3202)],
     }

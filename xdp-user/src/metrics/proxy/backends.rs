@@ -131,7 +131,7 @@ fn traffic(backends: &[Labelled]) -> Vec<MetricFamily> {
 fn checks(backends: &[Labelled]) -> Vec<MetricFamily> {
     let mut checks = Family::counter(
         "levee_backend_checks_total",
-        "Health checks of the backend, by result.",
+        "Health checks of the backend, by result; not_done ones failed on this machine.",
     );
     let mut duration = Family::histogram(
         "levee_backend_check_duration_seconds",
@@ -143,7 +143,11 @@ fn checks(backends: &[Labelled]) -> Vec<MetricFamily> {
     );
     for labelled in backends {
         let stats = &labelled.backend.stats;
-        for (result, count) in [("ok", &stats.checks_ok), ("failed", &stats.checks_failed)] {
+        for (result, count) in [
+            ("ok", &stats.checks_ok),
+            ("failed", &stats.checks_failed),
+            ("not_done", &stats.checks_not_done),
+        ] {
             checks.add(&labelled.labels_and("result", result), count.get() as f64);
         }
         duration.add_histogram(&labelled.labels(), &stats.check_duration.snapshot());

@@ -40,6 +40,18 @@ fn whole(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
         "levee_proxy_pipes_discarded_total",
         "Pipes thrown away with data in them.",
     );
+    let buffer_full = Family::counter(
+        "levee_proxy_buffer_full_total",
+        "Reads cut short because as many bytes waited in levee as may.",
+    );
+    let entries = Family::gauge(
+        "levee_limit_table_entries",
+        "Clients and prefixes whose connections are counted.",
+    );
+    let uncounted = Family::counter(
+        "levee_limit_table_full_total",
+        "Connections admitted uncounted because there was no room for their client.",
+    );
     let limit = Family::gauge(
         "levee_connections_limit",
         "Connections that the proxy may have at a time.",
@@ -56,6 +68,15 @@ fn whole(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
             .build(),
         discarded
             .with(&[], sum(proxy, |w| w.pipes_discarded.get()))
+            .build(),
+        buffer_full
+            .with(&[], sum(proxy, |w| w.buffer_full.get()))
+            .build(),
+        entries
+            .with(&[], proxy.limit_entries.entries as f64)
+            .build(),
+        uncounted
+            .with(&[], proxy.limit_entries.uncounted as f64)
             .build(),
         limit.with(&[], proxy.connections_max.into()).build(),
         draining.with(&[], flag(proxy.draining)).build(),
