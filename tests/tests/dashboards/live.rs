@@ -43,10 +43,11 @@ const RATE_INTERVAL: &str = "2m";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Panels that show zeroes here. Every other has to show something.
-const QUIET: [&str; 6] = [
+const QUIET: [&str; 7] = [
     "Proven clients without a socket",
     "Pipes",
     "Pipes thrown away",
+    "Buffers at their bound",
     "Errors of accept",
     "Defects",
     "Maps",
