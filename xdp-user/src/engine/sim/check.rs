@@ -8,7 +8,7 @@ use super::{
 };
 use crate::engine::{
     connection::{Event, Phase},
-    reason::CloseReason,
+    reason::{CloseReason, ConnectError},
     tcp::{Side, TcpState},
 };
 
@@ -126,6 +126,26 @@ impl World {
             CloseReason::Refused => event == Event::Refused,
         };
         assert!(explained, "{reason:?} after {event:?}: {proxied:?}");
+        let tries_max = 1 + u32::from(proxied.retries);
+        assert!(model.attempts <= tries_max, "{proxied:?}");
+        let gave_up = match event {
+            Event::ConnectFailed(error) => error != ConnectError::Fds,
+            Event::Timer => reason == CloseReason::ConnectTimeout,
+            _ => false,
+        };
+        if gave_up && !model.draining {
+            assert_eq!(model.attempts, tries_max, "{proxied:?}");
+        }
+        if let Some((_, first, cause)) = model.broken {
+            assert_eq!(reason, cause, "{proxied:?}");
+            let too_soon = match event {
+                Event::Reset { side, unsent } | Event::Error { side, unsent, .. } => {
+                    unsent && side == first
+                }
+                _ => false,
+            };
+            assert!(!too_soon, "{event:?} has thrown bytes away: {proxied:?}");
+        }
     }
 
     /// Whether the time of a connection that ended was over.

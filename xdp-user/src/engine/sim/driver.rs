@@ -28,6 +28,7 @@ struct Copying {
 #[derive(Debug)]
 pub(super) struct Proxied {
     pub(super) serial: u64,
+    pub(super) retries: u8,
     pub(super) engine: Connection,
     pub(super) model: Model,
     /// By `Side::index`; the backend's while it is connected.
@@ -61,6 +62,7 @@ impl Proxied {
         let client = Peer::new(random, 2 * serial, 2 * serial + 1);
         Self {
             serial,
+            retries,
             engine: Connection::new(now, retries),
             model: Model::new(now, header),
             links: [Some((Link::new(random), client)), None],
@@ -153,8 +155,16 @@ impl Proxied {
 
     fn poll_resetting(&mut self, random: &mut Random, to: Side, now: Tick) -> Option<Event> {
         let from = to.other();
-        if random.one_in(8) {
-            return self.fault(to, now);
+        match random.below(16) {
+            0 => return self.fault(to, now),
+            // The one that is known to be broken is told again.
+            1 => {
+                return Some(Event::Reset {
+                    side: from,
+                    unsent: false,
+                });
+            }
+            _ => {}
         }
         if let Some(event) = self.copy(random, from, now) {
             return Some(event);
@@ -262,7 +272,7 @@ impl Proxied {
         if self.model.connected.is_some() {
             self.unsent_seen = other;
             let reason = Self::reason(fault, side);
-            self.model.broken.get_or_insert((now, reason));
+            self.model.broken.get_or_insert((now, side, reason));
         }
         Some(event)
     }
