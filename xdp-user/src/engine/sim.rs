@@ -89,7 +89,7 @@ impl World {
             if self.random.one_in(SLOTS as u64) {
                 self.pass_time();
             }
-            if self.accepted == connections && self.random.one_in(20_000) {
+            if self.accepted == connections && self.random.one_in(3_000) {
                 self.drain();
             }
         }

@@ -57,13 +57,7 @@ impl World {
             }
         }
         self.check_reason(&proxied, event, reason);
-        let mut quiet = 0;
-        while quiet < 100 {
-            quiet = match proxied.outside(&mut self.random) {
-                true => 0,
-                false => quiet + 1,
-            };
-        }
+        proxied.settle(&mut self.random);
         let flushed = proxied.flushed;
         let mut links = proxied.links.iter();
         match (links.next(), links.next()) {
