@@ -35,7 +35,10 @@ fn summary(file: &Path, config: &Config) -> Result<String> {
     for service in &config.services {
         writeln!(text, "service {}: {}", service.name, service.address)?;
         for backend in service.proxy().iter().flat_map(|proxy| &proxy.backends) {
-            writeln!(text, "  backend {}: {}", backend.name, backend.target)?;
+            match backend.target.to_string() {
+                target if target == backend.name => writeln!(text, "  backend {target}")?,
+                target => writeln!(text, "  backend {}: {target}", backend.name)?,
+            }
         }
     }
     match config.metrics_listen {

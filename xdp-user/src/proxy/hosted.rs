@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     net::IpAddr,
     sync::{
         Arc,
@@ -14,14 +15,19 @@ use std::{
 use socket2::Socket;
 
 use super::{
+    keepalive,
     runtime::{ActiveGuard, Pool, ServiceRuntime},
     shared::Shared,
 };
-use crate::engine::{
-    Tick,
-    balancer::{BackendKey, BackendSet, Balancer, Candidate},
-    half_open::{HalfOpenQueue, Place},
-    reason::Refusal,
+use crate::{
+    config::Keepalive,
+    engine::{
+        Tick,
+        balancer::{BackendKey, BackendSet, Balancer, Candidate},
+        half_open::{HalfOpenQueue, Place},
+        reason::Refusal,
+        tcp::Side,
+    },
 };
 
 /// A service and what its workers tell each other about it.
@@ -39,6 +45,8 @@ pub(super) struct Hosting {
 #[derive(Debug)]
 pub(super) struct Hosted {
     hosting: RefCell<Hosting>,
+    /// The probes that accepted sockets inherit: those of when the listener was made.
+    inherited: Option<Keepalive>,
     choice: RefCell<Choice>,
     half_open: RefCell<HalfOpenQueue>,
     retired: Cell<bool>,
@@ -59,6 +67,7 @@ impl Hosted {
         let choice = Choice::new(&hosting.runtime, worker, shared, 0);
         let half_open = HalfOpenQueue::new(half_open_max(&hosting, shared));
         Self {
+            inherited: hosting.runtime.config.keepalive[Side::Client.index()],
             hosting: RefCell::new(hosting),
             choice: RefCell::new(choice),
             half_open: RefCell::new(half_open),
@@ -75,6 +84,15 @@ impl Hosted {
         let mut choice = self.choice.borrow_mut();
         *choice = Choice::new(&hosting.runtime, worker, shared, choice.generation + 1);
         self.hosting.replace(hosting);
+    }
+
+    /// Sets the probes that are configured now on an accepted socket, where it has others.
+    pub(super) fn set_keepalive(&self, client: &Socket) -> io::Result<()> {
+        let wanted = self.hosting.borrow().runtime.config.keepalive[Side::Client.index()];
+        if wanted == self.inherited {
+            return Ok(());
+        }
+        keepalive::set(client, wanted)
     }
 
     /// The service as configured now.

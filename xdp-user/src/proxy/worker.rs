@@ -236,10 +236,11 @@ impl Worker {
                 return hosted.refuse(client, reason);
             }
         };
-        let leg = match Leg::connected(client) {
+        let prepared = hosted.set_keepalive(&client);
+        let leg = match prepared.and_then(|()| Leg::connected(client)) {
             Ok(leg) => leg,
             Err(error) => {
-                log::warn!("cannot wait for data of {address}: {error}");
+                log::warn!("cannot use the socket of {address}: {error}");
                 self.left(&hosting.runtime, admitted);
                 return;
             }

@@ -5,6 +5,7 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
+    process::Command,
     thread,
     time::Duration,
 };
@@ -201,6 +202,46 @@ fn services_come_change_and_go_by_reload() {
     });
     talk(&mut old);
     talk(&mut new);
+}
+
+/// What `ss` says of the timers of the service's sockets.
+fn timers() -> String {
+    let output = Command::new("ss")
+        .args(["-Htno", "state", "established", "src", SERVICE])
+        .output()
+        .expect("ss, of the Debian package iproute2, is installed");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn new_clients_get_the_keepalive_probes_of_a_reload() {
+    let lab = Lab::new();
+    let backend = echo();
+    let config = write(&lab, "", backend, "client_keepalive = \"heartbeat\"\n");
+    let _running = lab.start(&mut lab.run_config(&config));
+    let mut client = connect();
+    talk(&mut client);
+    assert!(timers().contains("sec,0)"), "{}", timers());
+    for (probes, expected) in [("classic", "min,0)"), ("off", "")] {
+        drop(client);
+        eventually("closed", || timers().is_empty());
+        write(
+            &lab,
+            "",
+            backend,
+            &format!("client_keepalive = \"{probes}\"\n"),
+        );
+        output(&lab, "reload");
+        client = connect();
+        talk(&mut client);
+        let timers = timers();
+        assert!(timers.contains(expected), "{timers}");
+        assert_eq!(
+            timers.contains("keepalive"),
+            !expected.is_empty(),
+            "{timers}"
+        );
+    }
 }
 
 #[test]
