@@ -16,6 +16,8 @@ use crate::{engine::Tick, proxy::runtime::ServiceRuntime};
 
 pub mod check;
 #[cfg(test)]
+mod dns_server;
+#[cfg(test)]
 mod fixture;
 pub mod health;
 mod http;

@@ -3,7 +3,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::{net::TcpListener, task::AbortHandle};
 
 use super::{
-    fixture::{DnsServer, Zone, addresses, eventually, runtime, service},
+    dns_server::{DnsServer, SERVFAIL, Zone},
+    fixture::{addresses, eventually, runtime, service},
     *,
 };
 
@@ -79,7 +80,7 @@ async fn another_configuration_takes_the_place_of_the_former() {
 
 #[tokio::test]
 async fn a_name_is_looked_up_again_when_its_ttl_has_run_out() {
-    let server = DnsServer::new().await;
+    let server = DnsServer::new();
     server.set("app.example", Zone::of(1, &["127.0.0.3", "127.0.0.2"]));
     let service = runtime("", &["app.example:8080", "10.0.0.1:80"]);
     assert_eq!(addresses(&service), ["10.0.0.1:80"]);
@@ -95,14 +96,14 @@ async fn a_name_is_looked_up_again_when_its_ttl_has_run_out() {
     eventually("the new set", || addresses(&service) == second).await;
     assert!(Arc::ptr_eq(&service.pool.load().backends[0], &kept));
 
-    server.set("app.example", Zone::FailsForIpv4);
+    server.set("app.example", Zone::Codes([SERVFAIL; 2]));
     eventually("it fails", || !service.resolved[0].load(Relaxed)).await;
     assert_eq!(addresses(&service), second);
 }
 
 #[tokio::test]
 async fn the_addresses_of_a_name_are_checked_as_long_as_it_has_them() {
-    let server = DnsServer::new().await;
+    let server = DnsServer::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     server.set("app.example", Zone::of(1, &["127.0.0.1", "127.0.0.2"]));
@@ -120,7 +121,7 @@ async fn the_addresses_of_a_name_are_checked_as_long_as_it_has_them() {
 
 #[tokio::test]
 async fn a_reload_keeps_the_addresses_of_a_name() {
-    let server = DnsServer::new().await;
+    let server = DnsServer::new();
     server.set("app.example", Zone::of(60, &["127.0.0.2"]));
     let first = runtime("", &["app.example:80"]);
     let _running = Running::new(&first, Some(server.address));

@@ -1,5 +1,8 @@
 use super::*;
-use crate::backends::fixture::{DnsServer, NXDOMAIN, Zone, service};
+use crate::backends::{
+    dns_server::{DnsServer, NXDOMAIN, SERVFAIL, Zone},
+    fixture::service,
+};
 
 fn ips(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|ip| ip.parse().unwrap()).collect()
@@ -98,13 +101,13 @@ fn a_service_is_not_its_own_backend() {
 
 #[tokio::test]
 async fn a_server_is_asked_for_both_families() {
-    let server = DnsServer::new().await;
+    let server = DnsServer::new();
     server.set(
         "app.example",
         Zone::of(300, &["10.0.0.2", "2001:db8::5", "10.0.0.1", "0.0.0.0"]),
     );
-    server.set("half.example", Zone::FailsForIpv4);
-    server.set("gone.example", Zone::Code(NXDOMAIN));
+    server.set("half.example", Zone::Codes([SERVFAIL, 0]));
+    server.set("gone.example", Zone::Codes([NXDOMAIN; 2]));
     let resolver = Resolver::new(Some(server.address));
     let found = resolver.look_up("app.example").await;
     assert_eq!(found.v4, Ok(ips(&["10.0.0.1", "10.0.0.2"])));
