@@ -18,7 +18,8 @@ use crate::{http, metrics::Metrics, netns::Netns, process::Process, relay::pinne
 pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9977);
 
 const BINARY_VARIABLE: &str = "LEVEE_BIN";
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Long, for the kernel of an emulated guest verifies the programs with a tenth of the speed.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 

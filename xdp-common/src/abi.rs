@@ -25,6 +25,8 @@ pub mod names {
     pub const XDP_PROGRAM: &str = "levee_xdp";
     /// The TC ingress program that turns a cookie into a socket.
     pub const TC_PROGRAM: &str = "levee_tc";
+    /// The same for VLAN devices on top of an interface: segments with a second tag.
+    pub const TC_INNER_PROGRAM: &str = "levee_tc_inner";
     /// The XDP program that returns the low 31 bits of jiffies, run by `BPF_PROG_TEST_RUN` only.
     pub const JIFFIES_PROGRAM: &str = "levee_jiffies";
     /// `u8` global: 1 verifies the TCP checksum of every SYN before answering it.

@@ -49,6 +49,11 @@ use crate::{
 /// Above every offset that [`eth::parse`] returns.
 const L3_MASK: usize = 31;
 
+/// What the kernel calls IP, in the byte order of the wire, as it has it.
+const PROTOCOL_IP: u16 = eth::ETH_P_IP.to_be();
+/// See [`PROTOCOL_IP`].
+const PROTOCOL_IPV6: u16 = eth::ETH_P_IPV6.to_be();
+
 /// Judges every packet that an interface receives.
 #[xdp]
 fn levee_xdp(ctx: XdpContext) -> u32 {
@@ -251,8 +256,25 @@ fn levee_tc(ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// The same on a VLAN device, for segments whose inner one of two tags was still in the frame when
+/// the device below took the outer one off: the kernel makes sockets only of what it knows to be
+/// IP. With a tag less the segment has been judged there.
+#[classifier]
+fn levee_tc_inner(ctx: TcContext) -> i32 {
+    // SAFETY: the kernel hands the program a valid context.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+        // `None`: not a segment that could return a cookie.
+        let _: Option<()> = admit_segment(&ctx);
+    }
+    TC_ACT_UNSPEC
+}
+
 #[inline(always)]
 fn admit_segment(ctx: &TcContext) -> Option<()> {
+    // With another tag in the frame it is for the VLAN device that takes the outer one off to say.
+    if !matches!(ctx.skb.protocol() as u16, PROTOCOL_IP | PROTOCOL_IPV6) {
+        return None;
+    }
     let packet = Packet::of_tc(ctx);
     let control = control::get()?;
     let scratch = scratch::get()?;

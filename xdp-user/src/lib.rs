@@ -1,9 +1,8 @@
-//! levee's process. The controller reads the configuration, brings the data path into the kernel,
-//! rotates the cookies' keys, and tells what is going on; for services in `proxy` mode, the proxy's
-//! workers serve the clients.
+//! levee's controller: it reads the configuration, brings the data path into the kernel, rotates
+//! the cookies' keys, and tells what is going on.
 //!
-//! **Architecture invariant:** established connections of `host` services do not depend on this
-//! process. It is asked nothing per packet; what the data path needs, it writes ahead of time.
+//! **Architecture invariant:** established connections do not depend on this process. It is asked
+//! nothing per packet or per connection; what the data path needs, it writes ahead of time.
 
 pub mod attach;
 pub mod backends;
@@ -35,4 +34,5 @@ pub mod shared;
 pub mod snapshot;
 pub mod startup;
 pub mod task;
+pub mod vlans;
 pub mod warnings;

@@ -60,9 +60,10 @@ impl Object {
         log::debug!("the kernel counts {hz} jiffies per second");
         let mut ebpf = self.open(&globals)?;
         load_xdp(&mut ebpf, names::XDP_PROGRAM)?;
-        let tc = tc_program(&mut ebpf)?;
-        tc.load()
-            .map_err(|error| refused(names::TC_PROGRAM, error))?;
+        for name in [names::TC_PROGRAM, names::TC_INNER_PROGRAM] {
+            let tc: &mut SchedClassifier = program(&mut ebpf, name)?;
+            tc.load().map_err(|error| refused(name, error))?;
+        }
         Ok(ebpf)
     }
 
@@ -81,6 +82,14 @@ impl Object {
 /// Fails when the object has none.
 pub fn tc_program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
     program(ebpf, names::TC_PROGRAM)
+}
+
+/// The TC program for VLAN devices of a loaded object.
+///
+/// # Errors
+/// Fails when the object has none.
+pub fn tc_inner_program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    program(ebpf, names::TC_INNER_PROGRAM)
 }
 
 /// The XDP program of a loaded object.

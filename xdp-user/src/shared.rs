@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
+use aya::Ebpf;
 use tokio::sync::watch;
 use xdp_common::{
     abi::{COUNTERS, FRAGMENTS_MAX, SERVICES_MAX, iface_slot, names},
@@ -26,6 +27,7 @@ use crate::{
     proxy::Proxy,
     reap::Watched,
     snapshot::{InterfaceSnapshot, ProxySnapshot, Reload, ServiceSnapshot, Snapshot},
+    vlans::Vlans,
 };
 
 /// What is shared.
@@ -56,6 +58,10 @@ pub struct Running {
     /// Result of the last reload.
     pub reload: Reload,
     interfaces: Vec<Interface>,
+    // Behind the interfaces: dropped when nobody is answered any more.
+    vlans: Vlans,
+    // For VLAN devices that appear later.
+    ebpf: Ebpf,
     /// By the service's address.
     unproven: HashMap<SocketAddr, Unproven>,
 }
@@ -205,7 +211,13 @@ impl Default for Shared {
 impl Running {
     /// A levee that has just been attached.
     #[must_use]
-    pub fn new(protection: Protection, attachments: Vec<Attachment>, unix_s: u64) -> Self {
+    pub fn new(
+        protection: Protection,
+        ebpf: Ebpf,
+        attachments: Vec<Attachment>,
+        vlans: Vlans,
+        unix_s: u64,
+    ) -> Self {
         let interface = |attachment| Interface {
             attachment,
             attached: true,
@@ -219,6 +231,8 @@ impl Running {
                 succeeded_unix_s: unix_s,
             },
             interfaces: attachments.into_iter().map(interface).collect(),
+            vlans,
+            ebpf,
             unproven: HashMap::new(),
         }
     }
@@ -277,8 +291,10 @@ impl Running {
         Ok(())
     }
 
-    /// Compares with the interfaces that exist, and says what was lost or is back.
+    /// Compares with the interfaces that exist: says what was lost or is back, and attaches to VLAN
+    /// devices that are new.
     pub fn check_links(&mut self, links: &[Link]) {
+        self.vlans.update(&mut self.ebpf, links);
         let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
         for interface in &mut self.interfaces {
             let Attachment {

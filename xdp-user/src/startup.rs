@@ -18,6 +18,7 @@ use crate::{
     protection::Protection,
     secret::Secret,
     shared::Running,
+    vlans::Vlans,
 };
 
 /// A machine that levee can run on, with what the configuration names on it.
@@ -97,12 +98,22 @@ impl Loaded {
     /// # Errors
     /// Says what the kernel refuses; then none is left attached.
     pub fn attach(mut self) -> Result<Running> {
+        // As TC before XDP on the interfaces themselves: nobody is to be answered who could not be
+        // admitted.
+        let mut vlans = Vlans::new(self.prepared.links.iter().map(|link| link.index));
+        vlans.update(&mut self.ebpf, &links()?);
         let wanted = &self.prepared.config.interfaces;
         let attachments = self.prepared.links.iter().zip(wanted);
         let attachments = attachments
             .map(|(link, interface)| Attachment::new(&mut self.ebpf, link, interface.attach))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Running::new(self.protection, attachments, unix_s()?))
+        Ok(Running::new(
+            self.protection,
+            self.ebpf,
+            attachments,
+            vlans,
+            unix_s()?,
+        ))
     }
 }
 

@@ -18,14 +18,50 @@ pub(crate) struct Package {
     pub(crate) version: String,
 }
 
+/// The keys of all Debian releases that are supported, and of the next.
+const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// apt with package lists of its own, so that it needs no root and never asks old lists.
 pub(crate) struct Apt {
     dir: PathBuf,
+    /// A list of sources instead of the system's.
+    sources: Option<PathBuf>,
 }
 
 impl Apt {
-    /// Fetches the lists.
+    /// Fetches the lists of the system's sources.
     pub(crate) fn open(workspace: &Workspace) -> Result<Self> {
+        Self::prepare(workspace)?.update()
+    }
+
+    /// Fetches the lists of another Debian release, from where the system's are fetched.
+    pub(crate) fn open_release(workspace: &Workspace, codename: &str) -> Result<Self> {
+        let mut apt = Self::prepare(workspace)?;
+        let format = "$(REPO_URI) $(LABEL)";
+        let targets =
+            process::output(
+                apt.command("apt-get")
+                    .args(["indextargets", "--format", format]),
+            )?;
+        let mirror = targets
+            .lines()
+            .find_map(|line| line.strip_suffix(" Debian"));
+        let mirror = mirror.context(
+            "none of apt's sources is Debian's main archive, so its other releases cannot be found",
+        )?;
+        let sources = apt.dir.join("sources.list");
+        let line = format!("deb [signed-by={DEBIAN_KEYRING}] {mirror} {codename} main\n");
+        fs::write(&sources, line).context("cannot write a list of sources")?;
+        apt.sources = Some(sources);
+        apt.update()
+    }
+
+    fn update(self) -> Result<Self> {
+        process::run(self.command("apt-get").args(["-q", "update"]))?;
+        Ok(self)
+    }
+
+    fn prepare(workspace: &Workspace) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg", "dpkg-query"] {
             if process::find_program(program).is_none() {
                 bail!("{program} is missing, so the distribution's packages cannot be used");
@@ -36,9 +72,8 @@ impl Apt {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).with_context(|| format!("cannot create {}", sub.display()))?;
         }
-        let apt = Self { dir };
+        let apt = Self { dir, sources: None };
         File::create(apt.status()).context("cannot create an empty dpkg status file")?;
-        process::run(apt.command("apt-get").args(["-q", "update"]))?;
         Ok(apt)
     }
 
@@ -59,6 +94,11 @@ impl Apt {
             .args(["-o", &option("Dir::Cache", &self.dir.join("cache"))])
             // The user apt drops to when it is root cannot write into our directory.
             .args(["-o", "APT::Sandbox::User=root"]);
+        if let Some(sources) = &self.sources {
+            command
+                .args(["-o", &option("Dir::Etc::sourcelist", sources)])
+                .args(["-o", "Dir::Etc::sourceparts=/dev/null"]);
+        }
         command
     }
 
@@ -71,6 +111,15 @@ impl Apt {
         Ok(version
             .filter(|version| *version != "(none)")
             .map(str::to_owned))
+    }
+
+    /// What `apt-get install` would install on a system that has nothing.
+    pub(crate) fn closure(&self, names: &[&str]) -> Result<Vec<Package>> {
+        let mut simulation = self.command("apt-get");
+        simulation
+            .args(["install", "-s", "--no-install-recommends"])
+            .args(names);
+        Ok(parse_simulation(&process::output(&mut simulation)?))
     }
 
     /// Fetches the packages, unpacks them into `dir` (all or nothing) and tidies up.
@@ -108,7 +157,7 @@ fn remove(dir: &Path) -> Result<()> {
 }
 
 /// The packages in the output of `apt-get install -s`: `Inst NAME (VERSION ARCHIVE [ARCH])`.
-pub(crate) fn parse_simulation(text: &str) -> Vec<Package> {
+fn parse_simulation(text: &str) -> Vec<Package> {
     text.lines()
         .filter_map(|line| {
             let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;

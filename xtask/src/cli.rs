@@ -45,6 +45,14 @@ pub(crate) enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Run a command in another kernel, in a virtual machine with this machine's files
+    Guest {
+        /// Passed on to `levee-lab guest`, for example --emulate --kernel old -- uname -r
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Test with Debian's kernels: one that levee must refuse, one that has VLAN devices
+    GuestTest(GuestTestArgs),
     /// Check the formatting and run clippy for the host and the BPF target, warnings as errors
     Lint,
     /// Check the architecture's invariants in the source text
@@ -76,6 +84,24 @@ pub(crate) struct LoadArgs {
     /// Passed on to `levee run`, or to the demo
     #[arg(last = true)]
     pub(crate) args: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct GuestTestArgs {
+    /// Do without KVM: works everywhere, some ten times slower
+    #[arg(long)]
+    pub(crate) emulate: bool,
+
+    /// When each guest ends at the latest, seconds
+    #[arg(long, default_value_t = 900)]
+    pub(crate) seconds: u32,
+
+    /// All end-to-end tests in the newer kernel, not only those about what it alone has
+    #[arg(long, conflicts_with = "filter")]
+    pub(crate) all: bool,
+
+    /// Parts of names of end-to-end tests to run in the newer kernel
+    pub(crate) filter: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -78,13 +78,39 @@ pub(crate) fn unpack_one(workspace: &Workspace, name: &str) -> Result<()> {
     )
 }
 
+/// Unpacks a package and what it depends on and the system lacks into `dir`.
+pub(crate) fn unpack_closure(workspace: &Workspace, name: &str, dir: &Path) -> Result<()> {
+    let apt = Apt::open(workspace)?;
+    let installed = apt::installed()?;
+    let mut packages = apt.closure(&[name])?;
+    packages.retain(|package| !installed.contains(&package.name));
+    apt.unpack(&packages, dir)
+}
+
+/// Unpacks the kernel of a Debian release into `dir`.
+pub(crate) fn unpack_kernel(workspace: &Workspace, codename: &str, dir: &Path) -> Result<()> {
+    const META: &str = "linux-image-amd64";
+    let apt = Apt::open_release(workspace, codename)?;
+    let mut packages = apt.closure(&[META])?;
+    packages.retain(|package| package.name.starts_with("linux-image-") && package.name != META);
+    let [_] = packages[..] else {
+        bail!("{META} of {codename} does not depend on one kernel: {packages:?}");
+    };
+    apt.unpack(&packages, dir)
+}
+
 /// Where [`unpack_one`] puts a package.
 pub(crate) fn one_dir(workspace: &Workspace, name: &str) -> PathBuf {
-    workspace.tools().join("debian").join(name)
+    root(workspace).join(name)
+}
+
+/// The directory of all unpacked packages.
+pub(crate) fn root(workspace: &Workspace) -> PathBuf {
+    workspace.tools().join("debian")
 }
 
 fn rust_dir(workspace: &Workspace) -> PathBuf {
-    workspace.tools().join("debian/rust")
+    root(workspace).join("rust")
 }
 
 /// Where packages put a Rust below `usr`: `usr` itself, or `usr/lib/rust-1.89`.
@@ -152,11 +178,7 @@ fn closure_of_rust(apt: &Apt, rustc: &str) -> Result<Vec<Package>> {
     if apt.candidate(&clippy)?.is_some() {
         wanted.push(&clippy);
     }
-    let mut simulation = apt.command("apt-get");
-    simulation
-        .args(["install", "-s", "--no-install-recommends"])
-        .args(&wanted);
-    let all = apt::parse_simulation(&process::output(&mut simulation)?);
+    let all = apt.closure(&wanted)?;
     // Ubuntu links LLVM into its rustc, where bpf-linker cannot get at it.
     let llvm = all.iter().find_map(|package| llvm_major(&package.name));
     linker::check_llvm(llvm.context("its LLVM is no package of its own")?)

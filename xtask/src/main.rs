@@ -13,6 +13,7 @@ mod bpf;
 mod cli;
 mod consent;
 mod debian;
+mod guest;
 mod host;
 mod launch;
 mod linker;
@@ -51,6 +52,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo { args } => launch::demo(&workspace, &consent, &args),
         Command::Bench { kind, args } => launch::bench(&workspace, &consent, kind, &args),
         Command::Test { filter, args } => test::run(&workspace, &consent, filter, &args),
+        Command::Guest { args } => guest::run(&workspace, &consent, &args),
+        Command::GuestTest(args) => guest::test(&workspace, &consent, &args),
         Command::Lint => lint::run(&workspace, &consent),
         Command::Tidy => tidy::run(&workspace),
     }

@@ -47,7 +47,7 @@ fn run_as_root(cargo: &mut Command, path: &str) -> Result<()> {
 }
 
 /// The variable by which cargo takes a runner for the programs of a target.
-fn runner_variable(triple: &str) -> String {
+pub(crate) fn runner_variable(triple: &str) -> String {
     format!(
         "CARGO_TARGET_{}_RUNNER",
         triple.to_ascii_uppercase().replace(['-', '.'], "_")

@@ -4,6 +4,4 @@
 mod dashboard;
 mod expression;
 mod files;
-mod live;
-mod prometheus;
 mod rules;

@@ -11,3 +11,4 @@ mod pages;
 mod raw;
 mod syns;
 mod transfer;
+mod vlan_devices;

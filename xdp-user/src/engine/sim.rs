@@ -89,7 +89,7 @@ impl World {
             if self.random.one_in(SLOTS as u64) {
                 self.pass_time();
             }
-            if self.accepted == connections && self.random.one_in(3_000) {
+            if self.accepted == connections && self.random.one_in(20_000) {
                 self.drain();
             }
         }
@@ -173,8 +173,7 @@ impl World {
         };
         self.draining = true;
         for key in 0..SLOTS as u32 {
-            if let Some(proxied) = &mut self.slots[key as usize] {
-                proxied.model.draining = true;
+            if self.slots[key as usize].is_some() {
                 self.tell(key, event);
             }
         }
@@ -216,7 +215,6 @@ impl World {
         match action {
             Action::Admit => {}
             Action::Connect => {
-                proxied.model.attempts += 1;
                 let errors = [ConnectError::Refused, ConnectError::Unreachable];
                 let rare = [
                     ConnectError::NoLocalPort,

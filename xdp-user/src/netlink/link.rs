@@ -27,6 +27,9 @@ pub struct Link {
     pub xdp: Vec<u32>,
     /// Where the other end of a veth pair is; `None` for any other interface.
     pub peer: Option<Peer>,
+    /// Index of the interface below, if this is a VLAN device (802.1Q, 802.1ad) on one of this
+    /// network namespace.
+    pub vlan_of: Option<u32>,
 }
 
 /// Where an interface is that another one is connected to.
@@ -83,8 +86,10 @@ impl From<LinkMessage> for Link {
             up: message.header.flags.contains(LinkFlags::Up),
             xdp: Vec::new(),
             peer: None,
+            vlan_of: None,
         };
-        let (mut veth, mut lower, mut netns) = (false, None, None);
+        let (mut veth, mut vlan) = (false, false);
+        let (mut lower, mut netns) = (None, None);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -92,6 +97,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Xdp(attributes) => link.xdp = program_ids(&attributes),
                 LinkAttribute::LinkInfo(info) => {
                     veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    vlan = info.contains(&LinkInfo::Kind(InfoKind::Vlan));
                 }
                 LinkAttribute::Link(index) => lower = Some(index),
                 LinkAttribute::LinkNetNsId(id) => netns = Some(id),
@@ -100,6 +106,9 @@ impl From<LinkMessage> for Link {
         }
         if veth {
             link.peer = lower.map(|index| Peer { index, netns });
+        }
+        if vlan && netns.is_none() {
+            link.vlan_of = lower;
         }
         link
     }
@@ -140,6 +149,7 @@ mod tests {
             up: lo.up,
             xdp: Vec::new(),
             peer: None,
+            vlan_of: None,
         };
         assert_eq!(*lo, expected);
         let index = lo.index;

@@ -91,6 +91,7 @@ fn link(index: u32, name: &str, xdp: &[u32]) -> Link {
         up: true,
         xdp: xdp.into(),
         peer: None,
+        vlan_of: None,
     }
 }
 

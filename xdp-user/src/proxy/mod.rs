@@ -37,6 +37,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use socket2::Socket;
 use tokio::{sync::oneshot, time};
 
+pub use self::shared::LimitEntries;
 use self::{
     fds::Budget,
     hosted::Hosting,
@@ -47,7 +48,6 @@ use self::{
     thread::WorkerThread,
     worker::Command,
 };
-pub use self::{listener::BACKLOG, shared::LimitEntries};
 use crate::{
     config::{ProxyGlobals, Service},
     engine::Tick,

@@ -145,6 +145,31 @@ fn a_check_tells_what_does_not_go_with_this_machine() {
     assert_eq!(notes, expected, "{text}");
 }
 
+/// What `levee check` says, too, without refusing the file: it may be for another machine.
+#[test]
+#[ignore = "needs a kernel older than 6.6: `cargo xtask guest-test` boots one"]
+fn a_kernel_that_is_too_old() {
+    let lab = Lab::new();
+    let text = refusal(&mut lab.run_flags(""));
+    println!("{text}");
+    let lacks = "is too old to protect a server that runs on it: it lacks tcx links for TC \
+                 programs (Linux 6.6) and bpf_sk_assign_tcp_reqsk (Linux 6.9";
+    assert!(text.contains(lacks), "{text}");
+    assert!(link("lv0").xdp.is_empty());
+    assert!(!lab.path("levee.sock").exists());
+    let config = lab
+        .write_config("[[interface]]\nname = \"lv0\"\n[[service]]\naddress = \"192.0.2.1:80\"\n");
+    let output = levee("check --config").arg(&config).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    println!("{text}");
+    assert!(
+        text.contains("note: on this machine, this kernel"),
+        "{text}"
+    );
+    assert!(text.contains(lacks), "{text}");
+}
+
 #[test]
 fn a_status_of_nothing() {
     let lab = Lab::new();

@@ -1,0 +1,130 @@
+//! Tags that the kernel's own VLAN devices put on and take off, as on a server in a VLAN or behind
+//! an access network with two tags (QinQ).
+
+use std::{env, net::IpAddr};
+
+use levee_tests::{
+    guest,
+    http::get_in,
+    levee::Levee,
+    netns::Netns,
+    server::Nginx,
+    sockets::{LIMIT, eventually},
+    topology::{CLIENT_MAC, HOST_MAC_BYTES, INTERFACE, Lab},
+    vlan::{QINQ, Tag, VLAN},
+};
+
+use crate::common::{Counted, PAGE, PORT, lab};
+
+/// Room for two tags within what a veth accepts.
+const MTU: u32 = 1400;
+
+/// Addresses on the innermost device: of the host, of the client, and their prefix length.
+const ADDRESSES: [(&str, &str, u8); 2] = [
+    ("10.77.2.1", "10.77.2.2", 24),
+    ("fd77:2::1", "fd77:2::2", 64),
+];
+
+/// A lab, unless this kernel has no VLAN devices: then the reason is printed. In a guest, whose
+/// kernel was chosen for having them, that is a failure.
+fn lab_with_vlan_devices() -> Option<Lab> {
+    let trial = Netns::new("trial").unwrap();
+    trial
+        .tool("ip link add name veth0 type veth peer name veth1")
+        .unwrap();
+    let add = format!(
+        "ip link add link veth0 name vlan0 type vlan id {}",
+        VLAN[0].id
+    );
+    if let Err(error) = trial.tool(&add) {
+        assert!(env::var_os(guest::VARIABLE).is_none(), "{error:#}");
+        println!("skipped: no VLAN devices here; `cargo xtask guest-test` has them: {error:#}");
+        return None;
+    }
+    Some(lab())
+}
+
+/// Makes a device for each tag, outermost first, one on top of the other, on both sides, and gives
+/// the innermost addresses.
+fn add_devices(lab: &Lab, tags: &[Tag]) {
+    let host_mac = HOST_MAC_BYTES.map(|byte| format!("{byte:02x}")).join(":");
+    for (netns, neighbour_mac) in [(&lab.host, CLIENT_MAC), (&lab.client, &host_mac)] {
+        let mut device = INTERFACE.to_owned();
+        for tag in tags {
+            let below = device;
+            device = format!("{below}.{}", tag.id);
+            netns
+                .tool(&format!(
+                    "ip link add link {below} name {device} mtu {MTU} type vlan proto {:#x} id {}",
+                    tag.protocol, tag.id
+                ))
+                .unwrap();
+            netns.tool(&format!("ip link set {device} up")).unwrap();
+        }
+        for (host, client, length) in ADDRESSES {
+            let (own, other) = if neighbour_mac == CLIENT_MAC {
+                (host, client)
+            } else {
+                (client, host)
+            };
+            let own: IpAddr = own.parse().unwrap();
+            netns.address(own, length, &device).unwrap();
+            netns
+                .tool(&format!(
+                    "ip neigh add {other} lladdr {neighbour_mac} dev {device} nud permanent"
+                ))
+                .unwrap();
+        }
+    }
+}
+
+fn protect(lab: &Lab) -> Levee {
+    let services = ADDRESSES.map(|(host, ..)| (host.parse::<IpAddr>().unwrap(), PORT).into());
+    Levee::protect(&lab.host, &[INTERFACE], &services).unwrap()
+}
+
+/// The page comes over IPv4 and IPv6, and every client is admitted once.
+fn pages_come(lab: &Lab, levee: &Levee) {
+    let addresses = ADDRESSES.map(|(host, ..)| (host.parse::<IpAddr>().unwrap(), PORT).into());
+    let _server = Nginx::start(&lab.host, &addresses).unwrap();
+    for address in addresses {
+        let (status, page) = get_in(&lab.client, address, "/", LIMIT)
+            .unwrap_or_else(|error| panic!("{error:#}; {:?}", Counted::read(levee)));
+        assert_eq!((status, page.as_str()), (200, PAGE), "{address}");
+    }
+    let counted = Counted::read(levee);
+    println!("{counted:?}\n{}", levee.log().unwrap());
+    counted.assert_admitted(2);
+}
+
+#[test]
+fn over_a_vlan_device() {
+    let Some(lab) = lab_with_vlan_devices() else {
+        return;
+    };
+    add_devices(&lab, &VLAN);
+    pages_come(&lab, &protect(&lab));
+}
+
+#[test]
+fn over_stacked_vlan_devices() {
+    let Some(lab) = lab_with_vlan_devices() else {
+        return;
+    };
+    add_devices(&lab, &QINQ);
+    pages_come(&lab, &protect(&lab));
+}
+
+#[test]
+fn over_vlan_devices_that_appear_later() {
+    let Some(lab) = lab_with_vlan_devices() else {
+        return;
+    };
+    let levee = protect(&lab);
+    add_devices(&lab, &QINQ);
+    let device = format!("attached to VLAN device {INTERFACE}.{}", QINQ[0].id);
+    eventually("levee sees the device", || {
+        levee.log().unwrap().contains(&device)
+    });
+    pages_come(&lab, &levee);
+}
