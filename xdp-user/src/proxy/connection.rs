@@ -306,13 +306,21 @@ impl Serve {
         Poll::Pending
     }
 
-    /// Ready when a leg broke that nothing is read from at the moment.
+    /// Ready when a leg broke that nothing is read from at the moment. Also notes its FIN, from
+    /// which on it does not wait for ever.
     fn poll_unread(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Failure> {
         let is_blocked = self.transfers[side.index()].is_blocked();
-        match &mut self.legs[side.index()] {
-            Some(leg) if is_blocked || leg.at_eof() => leg.poll_broken(cx),
-            _ => Poll::Pending,
+        let Some(leg) = &mut self.legs[side.index()] else {
+            return Poll::Pending;
+        };
+        if !is_blocked && !leg.at_eof() {
+            return Poll::Pending;
         }
+        let broken = leg.poll_broken(cx);
+        if is_blocked && broken.is_pending() && leg.has_fin() {
+            self.tell(Event::FinReceived(side));
+        }
+        broken
     }
 
     fn pump(&mut self, cx: &mut Context<'_>, from: Side) -> Step {

@@ -116,7 +116,25 @@ impl Leg {
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         debug_assert!(!self.eof);
         // The only error is that the runtime ends, and then nothing is polled again.
-        self.stream.poll_read_ready(cx).map(|_| ())
+        let ready = self.stream.poll_read_ready(cx).map(|_| ());
+        // A write may tell of a RST before the event does that tells of bytes in front of it.
+        if ready.is_pending() && self.failure.is_some() && self.has_unread() {
+            return Poll::Ready(());
+        }
+        ready
+    }
+
+    /// Asks the kernel whether there is something to read.
+    fn has_unread(&self) -> bool {
+        let peeked = recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK);
+        peeked.is_ok_and(|n| n > 0)
+    }
+
+    /// Whether the peer's FIN is there, perhaps behind bytes that were not read. Asks the kernel
+    /// nothing.
+    pub(super) fn has_fin(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.failure.is_none() && self.readiness(&mut cx, Interest::READABLE).is_read_closed()
     }
 
     /// Ready when a write may do something.

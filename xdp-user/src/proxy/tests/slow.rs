@@ -1,17 +1,26 @@
 //! Receivers that take their time: what waits for them is neither lost nor cut short.
 
 use std::{
+    future::poll_fn,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{Arc, mpsc},
+    task::Poll,
     thread,
     time::Duration,
 };
 
 use socket2::{Domain, Socket, Type};
+use tokio::runtime::Builder;
 
 use super::support::*;
-use crate::{engine::reason::CloseReason, proxy::stats::WorkerStats};
+use crate::{
+    engine::reason::CloseReason,
+    proxy::{
+        leg::{Failure, Got, Leg},
+        stats::WorkerStats,
+    },
+};
 
 /// A client whose socket takes little.
 fn narrow_client(lab: &Lab) -> TcpStream {
@@ -85,4 +94,62 @@ fn a_slow_client_gets_what_was_sent_before_a_reset() {
     lab.ends(CloseReason::BackendReset, 1);
     assert_eq!(bytes.len() as u64, lab.service().stats.bytes[1].get());
     assert!(bytes == pattern(2, bytes.len()));
+}
+
+/// A client that has closed is in CLOSE_WAIT, and reaped in time, even while its bytes cannot be
+/// passed on.
+#[test]
+fn a_client_that_closed_does_not_wait_for_ever_for_a_backend_that_reads_nothing() {
+    let (end, ended) = mpsc::channel::<()>();
+    let (backend, served) = backend(move |_stream| ended.recv().is_err());
+    let mut options = options(&[backend]);
+    options.timeouts.close_wait_ms = 300;
+    let lab = Lab::new(options);
+    let mut client = lab.connect();
+    let workers = lab.proxy.workers();
+    while workers
+        .iter()
+        .all(|worker| worker.buffered_bytes.get() == 0)
+    {
+        client.write_all(&[1; 4096]).unwrap();
+        thread::sleep(Duration::from_micros(100));
+    }
+    fin(&client);
+    lab.ends(CloseReason::CloseWaitTimeout, 1);
+    drop(end);
+    assert!(served.join().unwrap());
+}
+
+/// That a leg broke may be known from a write before the event comes that tells of bytes.
+#[test]
+fn what_came_before_a_reset_is_read_without_an_event() {
+    let listener = TcpListener::bind(address()).unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let mut leg = Leg::connected(socket.into()).unwrap();
+        let mut buffer = [0; 64];
+        peer.write_all(b"first").unwrap();
+        poll_fn(|cx| leg.poll_readable(cx)).await;
+        assert_eq!(leg.read(&mut buffer), Got::Bytes(5));
+        poll_fn(|cx| {
+            assert!(leg.poll_readable(cx).is_pending());
+            peer.write_all(b"last words").unwrap();
+            Poll::Ready(())
+        })
+        .await;
+        rst(peer);
+        // Nothing here lets the runtime look at its sockets.
+        until(|| leg.write(b"x") == Got::Broken(Failure::Reset));
+        poll_fn(|cx| {
+            assert!(leg.poll_readable(cx).is_ready());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(leg.read(&mut buffer), Got::Bytes(10));
+        assert_eq!(&buffer[..10], b"last words");
+        assert_eq!(leg.read(&mut buffer), Got::Broken(Failure::Reset));
+    });
 }
