@@ -1,8 +1,9 @@
-//! levee's controller: it reads the configuration, brings the data path into the kernel, rotates
-//! the cookies' keys, and tells what is going on.
+//! levee's process. The controller reads the configuration, brings the data path into the kernel,
+//! rotates the cookies' keys, and tells what is going on; for services in `proxy` mode, the proxy's
+//! workers serve the clients.
 //!
-//! **Architecture invariant:** established connections do not depend on this process. It is asked
-//! nothing per packet or per connection; what the data path needs, it writes ahead of time.
+//! **Architecture invariant:** established connections of `host` services do not depend on this
+//! process. It is asked nothing per packet; what the data path needs, it writes ahead of time.
 
 pub mod attach;
 pub mod backends;

@@ -4,4 +4,6 @@
 mod dashboard;
 mod expression;
 mod files;
+mod live;
+mod prometheus;
 mod rules;

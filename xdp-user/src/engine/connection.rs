@@ -4,6 +4,7 @@
 //! it were, and the other direction goes on; a RST or an error on one side is a RST for the other,
 //! after the bytes that were sent before it.
 
+mod deadline;
 mod event;
 #[cfg(test)]
 mod tests;
@@ -111,58 +112,6 @@ impl Connection {
     pub const fn touch(&mut self, now: Tick) {
         self.last_activity = now;
         self.passed = true;
-    }
-
-    /// When it ends unless something happens, and why; `None` when no timeout applies. Bytes only
-    /// move it later.
-    #[must_use]
-    pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Tick, CloseReason)> {
-        let after =
-            |since: Tick, ms: u32, reason| (ms != 0).then(|| (since.after(u64::from(ms)), reason));
-        match self.phase {
-            Phase::Header => after(
-                self.phase_since,
-                timeouts.header_ms,
-                CloseReason::HeaderTimeout,
-            ),
-            Phase::Waiting | Phase::Connecting => after(
-                self.phase_since,
-                timeouts.connect_ms,
-                CloseReason::ConnectTimeout,
-            ),
-            Phase::Open => {
-                let silent = self.last_activity;
-                let [client_closed, backend_closed] = self.fin_received;
-                let limits = [
-                    (
-                        !self.passed,
-                        self.phase_since,
-                        timeouts.first_byte_ms,
-                        CloseReason::FirstByteTimeout,
-                    ),
-                    (
-                        client_closed,
-                        silent,
-                        timeouts.close_wait_ms,
-                        CloseReason::CloseWaitTimeout,
-                    ),
-                    (
-                        backend_closed,
-                        silent,
-                        timeouts.fin_wait_ms,
-                        CloseReason::FinWaitTimeout,
-                    ),
-                    (true, silent, timeouts.idle_ms, CloseReason::IdleTimeout),
-                ];
-                limits
-                    .into_iter()
-                    .filter(|(applies, ..)| *applies)
-                    .filter_map(|(_, since, ms, reason)| after(since, ms, reason))
-                    .min_by_key(|(at, _)| *at)
-            }
-            Phase::Resetting(_) => after(self.last_activity, RESET_FLUSH_MS, self.cause),
-            Phase::Closed => None,
-        }
     }
 
     /// What to do after `event`.

@@ -89,7 +89,7 @@ impl World {
             if self.random.one_in(SLOTS as u64) {
                 self.pass_time();
             }
-            if self.accepted == connections && self.random.one_in(20_000) {
+            if self.accepted == connections && self.random.one_in(3_000) {
                 self.drain();
             }
         }
@@ -173,7 +173,8 @@ impl World {
         };
         self.draining = true;
         for key in 0..SLOTS as u32 {
-            if self.slots[key as usize].is_some() {
+            if let Some(proxied) = &mut self.slots[key as usize] {
+                proxied.model.draining = true;
                 self.tell(key, event);
             }
         }
@@ -215,6 +216,7 @@ impl World {
         match action {
             Action::Admit => {}
             Action::Connect => {
+                proxied.model.attempts += 1;
                 let errors = [ConnectError::Refused, ConnectError::Unreachable];
                 let rare = [
                     ConnectError::NoLocalPort,

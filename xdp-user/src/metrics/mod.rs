@@ -47,11 +47,35 @@ impl Metrics {
             families.push(reaped(snapshot));
             families.extend(snapshot.proxy.iter().flat_map(proxy::families));
         }
-        families.extend(self.process.gather());
+        let process = self.process.gather();
+        if snapshot.is_some_and(|snapshot| snapshot.proxy.is_some()) {
+            families.extend(fds(&process));
+        }
+        families.extend(process);
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         String::from_utf8(text).context("metrics are not UTF-8")
     }
+}
+
+/// What the process's own metrics say of file descriptors, of which the proxy takes nearly all.
+fn fds(process: &[MetricFamily]) -> Vec<MetricFamily> {
+    let value = |name| {
+        let family = process.iter().find(|family| family.name() == name)?;
+        Some(family.get_metric().first()?.get_gauge().get_value())
+    };
+    let open = Family::gauge(
+        "levee_proxy_fds",
+        "File descriptors in use: two for each connection and each pipe of the proxy, and some.",
+    );
+    let limit = Family::gauge(
+        "levee_proxy_fds_limit",
+        "File descriptors that levee may have.",
+    );
+    [(open, "process_open_fds"), (limit, "process_max_fds")]
+        .into_iter()
+        .filter_map(|(family, name)| Some(family.with(&[], value(name)?).build()))
+        .collect()
 }
 
 fn build_info() -> MetricFamily {

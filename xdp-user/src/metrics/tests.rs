@@ -40,6 +40,19 @@ fn every_value_has_its_line() {
         );
     }
     assert!(text.contains("\nprocess_resident_memory_bytes "));
+    for (name, process) in [
+        ("levee_proxy_fds", "process_open_fds"),
+        ("levee_proxy_fds_limit", "process_max_fds"),
+    ] {
+        let value = |name| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+            lines
+                .find(|(found, _)| *found == name)
+                .map(|(_, value)| value)
+        };
+        assert!(value(name).is_some(), "{name}");
+        assert_eq!(value(name), value(process));
+    }
 }
 
 #[test]

@@ -155,7 +155,15 @@ impl Leg {
         }
         let error = self.stream.take_error().ok().flatten();
         let errno = error.and_then(|error| error.raw_os_error());
-        Poll::Ready(errno.map_or(Err(Errno::ECONNRESET), |errno| Err(Errno::from_raw(errno))))
+        Poll::Ready(match errno.map_or(Errno::ECONNRESET, Errno::from_raw) {
+            // A RST in answer to the SYN is ECONNREFUSED. This one came later: the connection was
+            // made, and what the peer sent before it is still to be read.
+            Errno::ECONNRESET | Errno::EPIPE => {
+                self.failure = Some(Failure::Reset);
+                Ok(())
+            }
+            errno => Err(errno),
+        })
     }
 
     /// Ready when the connection broke. For a leg that is not read: while its other side connects,
@@ -204,10 +212,7 @@ impl Leg {
     /// Reads into `buffer`.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
         match recv(self.stream.as_raw_fd(), buffer, MsgFlags::empty()) {
-            Ok(0) => {
-                self.eof = true;
-                Got::Eof
-            }
+            Ok(0) => self.ended(),
             Ok(n) => {
                 if n < buffer.len() {
                     // That was all; asking once more would only cost a system call. A FIN behind
@@ -237,10 +242,7 @@ impl Leg {
     /// Moves what is there into an empty pipe.
     pub(super) fn splice_in(&mut self, pipe: &mut Pipe) -> Got {
         match splice(&self.stream, None, &pipe.writer, None, PIPE_LEN, FLAGS) {
-            Ok(0) => {
-                self.eof = true;
-                Got::Eof
-            }
+            Ok(0) => self.ended(),
             Ok(n) => {
                 pipe.len += n;
                 Got::Bytes(n)
@@ -275,6 +277,12 @@ impl Leg {
     /// How it broke, as far as that is known.
     pub(super) const fn failure(&self) -> Option<Failure> {
         self.failure
+    }
+
+    /// Nothing more will come: because of a FIN, or of a failure that was told before.
+    fn ended(&mut self) -> Got {
+        self.eof = true;
+        self.failure.map_or(Got::Eof, Got::Broken)
     }
 
     fn read_failed(&mut self, errno: Errno) -> Got {

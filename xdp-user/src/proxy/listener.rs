@@ -25,7 +25,7 @@ use crate::{
 
 /// Connections that may wait for `accept`. The kernel takes `net.core.somaxconn` where that is
 /// less.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Connections accepted before others get their turn.
 const TURN_ACCEPTS: u32 = 64;

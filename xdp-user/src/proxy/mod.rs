@@ -37,7 +37,6 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use socket2::Socket;
 use tokio::{sync::oneshot, time};
 
-pub use self::shared::LimitEntries;
 use self::{
     fds::Budget,
     hosted::Hosting,
@@ -48,6 +47,7 @@ use self::{
     thread::WorkerThread,
     worker::Command,
 };
+pub use self::{listener::BACKLOG, shared::LimitEntries};
 use crate::{
     config::{ProxyGlobals, Service},
     engine::Tick,

@@ -7,13 +7,11 @@ use nix::sys::resource::{Resource, getrlimit};
 use crate::{
     config::{Config, ProxyService, Service, Target},
     netlink::route::takes_marked_as_local,
+    proxy::BACKLOG,
 };
 
 /// File descriptors beside those of connections and pipes.
 const FDS_BESIDE: u64 = 1024;
-
-/// New clients that may wait at a listener of the proxy, as far as the kernel's bound allows.
-const CLIENTS_AT_ONCE: u64 = 4096;
 
 /// What this machine's settings keep the proxy from; nothing without a service that needs it.
 #[must_use]
@@ -87,11 +85,11 @@ fn reuse(tw_reuse: Option<u64>) -> Option<String> {
 }
 
 fn backlog(somaxconn: Option<u64>) -> Option<String> {
-    let somaxconn = somaxconn.filter(|found| *found < CLIENTS_AT_ONCE)?;
+    let somaxconn = somaxconn.filter(|found| *found < BACKLOG as u64)?;
     Some(format!(
         "net.core.somaxconn is {somaxconn}: when more clients than that prove themselves at once, \
-         some have to send their data again to get in. Allow {CLIENTS_AT_ONCE}: \
-         `sysctl -w net.core.somaxconn={CLIENTS_AT_ONCE}`"
+         some have to send their data again to get in. Allow {BACKLOG}: \
+         `sysctl -w net.core.somaxconn={BACKLOG}`"
     ))
 }
 

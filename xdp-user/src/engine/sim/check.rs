@@ -8,7 +8,7 @@ use super::{
 };
 use crate::engine::{
     connection::{Event, Phase},
-    reason::CloseReason,
+    reason::{CloseReason, ConnectError},
     tcp::{Side, TcpState},
 };
 
@@ -57,13 +57,7 @@ impl World {
             }
         }
         self.check_reason(&proxied, event, reason);
-        let mut quiet = 0;
-        while quiet < 100 {
-            quiet = match proxied.outside(&mut self.random) {
-                true => 0,
-                false => quiet + 1,
-            };
-        }
+        proxied.settle(&mut self.random);
         let flushed = proxied.flushed;
         let mut links = proxied.links.iter();
         match (links.next(), links.next()) {
@@ -126,6 +120,26 @@ impl World {
             CloseReason::Refused => event == Event::Refused,
         };
         assert!(explained, "{reason:?} after {event:?}: {proxied:?}");
+        let tries_max = 1 + u32::from(proxied.retries);
+        assert!(model.attempts <= tries_max, "{proxied:?}");
+        let gave_up = match event {
+            Event::ConnectFailed(error) => error != ConnectError::Fds,
+            Event::Timer => reason == CloseReason::ConnectTimeout,
+            _ => false,
+        };
+        if gave_up && !model.draining {
+            assert_eq!(model.attempts, tries_max, "{proxied:?}");
+        }
+        if let Some((_, first, cause)) = model.broken {
+            assert_eq!(reason, cause, "{proxied:?}");
+            let too_soon = match event {
+                Event::Reset { side, unsent } | Event::Error { side, unsent, .. } => {
+                    unsent && side == first
+                }
+                _ => false,
+            };
+            assert!(!too_soon, "{event:?} has thrown bytes away: {proxied:?}");
+        }
     }
 
     /// Whether the time of a connection that ended was over.

@@ -28,6 +28,7 @@ struct Copying {
 #[derive(Debug)]
 pub(super) struct Proxied {
     pub(super) serial: u64,
+    pub(super) retries: u8,
     pub(super) engine: Connection,
     pub(super) model: Model,
     /// By `Side::index`; the backend's while it is connected.
@@ -61,6 +62,7 @@ impl Proxied {
         let client = Peer::new(random, 2 * serial, 2 * serial + 1);
         Self {
             serial,
+            retries,
             engine: Connection::new(now, retries),
             model: Model::new(now, header),
             links: [Some((Link::new(random), client)), None],
@@ -78,16 +80,36 @@ impl Proxied {
         self.links[side.index()].as_mut().map(|(link, _)| link)
     }
 
-    /// The network or one of the peers does something. Returns whether anything happened.
-    pub(super) fn outside(&mut self, random: &mut Random) -> bool {
+    /// The network or one of the peers does something.
+    pub(super) fn outside(&mut self, random: &mut Random) {
         let side = random.of(&Side::ALL);
+        let what = random.below(4);
+        self.happens(random, side, what);
+    }
+
+    /// The network and the peers do all that they still can.
+    pub(super) fn settle(&mut self, random: &mut Random) {
+        let mut moving = true;
+        while moving {
+            moving = false;
+            for side in Side::ALL {
+                for what in 0..4 {
+                    moving |= self.happens(random, side, what);
+                }
+            }
+        }
+    }
+
+    /// One thing of four. Returns whether it changed anything.
+    fn happens(&mut self, random: &mut Random, side: Side, what: u64) -> bool {
         let Some((link, peer)) = &mut self.links[side.index()] else {
             return false;
         };
-        match random.below(4) {
+        match what {
             0 => link.deliver(random, End::Peer),
             1 => link.deliver(random, End::Proxy),
-            _ => peer.act(random, link),
+            2 => peer.read(random, link),
+            _ => peer.write(random, link),
         }
     }
 
@@ -153,19 +175,24 @@ impl Proxied {
 
     fn poll_resetting(&mut self, random: &mut Random, to: Side, now: Tick) -> Option<Event> {
         let from = to.other();
-        if random.one_in(8) {
-            return self.fault(to, now);
+        match random.below(16) {
+            0 => return self.fault(to, now),
+            // The one that is known to be broken is told again.
+            1 => {
+                let unsent = self.on_the_way(from);
+                return Some(Event::Reset { side: from, unsent });
+            }
+            _ => {}
         }
         if let Some(event) = self.copy(random, from, now) {
             return Some(event);
         }
-        let unsent = self.link(to)?.unsent();
+        let unsent = self.unsent(to);
         if unsent < self.unsent_seen {
             self.touch(now);
         }
         self.unsent_seen = unsent;
-        let waiting = self.link(from)?.unread() + self.copying[from.index()].buffer.len();
-        (unsent + waiting == 0).then(|| {
+        (!self.on_the_way(from)).then(|| {
             self.flushed = true;
             Event::Flushed(to)
         })
@@ -244,27 +271,34 @@ impl Proxied {
 
     /// Looks whether this side is broken, and tells it once.
     fn fault(&mut self, side: Side, now: Tick) -> Option<Event> {
-        let link = self.link(side)?;
-        let fault = link.fault(End::Proxy)?;
-        let unread = link.unread();
+        let fault = self.link(side)?.fault(End::Proxy)?;
         if self.fault_told[side.index()] {
             return None;
         }
         self.fault_told[side.index()] = true;
-        let held = self.copying[side.index()].buffer.len();
-        let other = self.link(side.other()).map_or(0, |link| link.unsent());
-        let unsent = unread + held + other > 0;
+        let unsent = self.on_the_way(side);
         self.model.sides[side.index()].broken = true;
         let event = match fault {
             Fault::Reset => Event::Reset { side, unsent },
             Fault::Error(kind) => Event::Error { side, kind, unsent },
         };
         if self.model.connected.is_some() {
-            self.unsent_seen = other;
+            self.unsent_seen = self.unsent(side.other());
             let reason = Self::reason(fault, side);
-            self.model.broken.get_or_insert((now, reason));
+            self.model.broken.get_or_insert((now, side, reason));
         }
         Some(event)
+    }
+
+    fn unsent(&mut self, to: Side) -> usize {
+        self.link(to).map_or(0, |link| link.unsent())
+    }
+
+    /// Whether bytes of this side have not left the proxy yet.
+    fn on_the_way(&mut self, from: Side) -> bool {
+        let unread = self.link(from).map_or(0, |link| link.unread());
+        let held = self.copying[from.index()].buffer.len();
+        unread + held + self.unsent(from.other()) > 0
     }
 
     /// How a connection ends after this fault of this side.

@@ -27,12 +27,15 @@ pub(super) struct Model {
     pub(super) accepted: Tick,
     pub(super) header: bool,
     pub(super) header_done: Tick,
-    /// The last attempt.
+    /// Attempts to connect, and the last of them.
+    pub(super) attempts: u32,
     pub(super) connect_since: Option<Tick>,
     pub(super) connected: Option<Tick>,
     pub(super) last_byte: Option<Tick>,
     pub(super) last_fin: Option<Tick>,
-    pub(super) broken: Option<(Tick, CloseReason)>,
+    /// What broke first while it was connected.
+    pub(super) broken: Option<(Tick, Side, CloseReason)>,
+    pub(super) draining: bool,
     pub(super) ended: Option<CloseReason>,
     happened: u32,
 }
@@ -44,11 +47,13 @@ impl Model {
             accepted,
             header,
             header_done: accepted,
+            attempts: 0,
             connect_since: None,
             connected: None,
             last_byte: None,
             last_fin: None,
             broken: None,
+            draining: false,
             ended: None,
             happened: 0,
         }
@@ -109,7 +114,7 @@ impl Model {
         };
         let signs = [Some(connected), self.last_byte, self.last_fin];
         let last = signs.into_iter().flatten().max().unwrap_or(connected);
-        if let Some((since, reason)) = self.broken {
+        if let Some((since, _, reason)) = self.broken {
             limit(since.max(last), RESET_FLUSH_MS, reason);
             return all.pop();
         }

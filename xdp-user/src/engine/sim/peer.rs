@@ -70,20 +70,9 @@ impl Peer {
         }
     }
 
-    /// Reads or writes a little. Returns whether anything happened.
-    pub(super) fn act(&mut self, random: &mut Random, link: &mut Link) -> bool {
-        if self.gone || self.fault.is_some() {
-            return false;
-        }
-        if random.one_in(2) {
-            self.read(random, link)
-        } else {
-            self.write(random, link)
-        }
-    }
-
-    fn write(&mut self, random: &mut Random, link: &mut Link) -> bool {
-        if self.fin_sent {
+    /// Writes a little, or does what comes after that. Returns whether anything happened.
+    pub(super) fn write(&mut self, random: &mut Random, link: &mut Link) -> bool {
+        if self.gone || self.fault.is_some() || self.fin_sent {
             return false;
         }
         let n = (self.bytes - self.sent).min(1 + random.below(40));
@@ -126,9 +115,10 @@ impl Peer {
         true
     }
 
-    fn read(&mut self, random: &mut Random, link: &mut Link) -> bool {
+    /// Reads a little. Returns whether anything happened.
+    pub(super) fn read(&mut self, random: &mut Random, link: &mut Link) -> bool {
         let max = (self.appetite - self.received).min(1 + random.below(40));
-        if max == 0 {
+        if self.gone || self.fault.is_some() || max == 0 {
             return false;
         }
         match link.read(End::Peer, max as usize) {

@@ -1,9 +1,12 @@
-//! Bytes arrive as they were sent, and so do FIN and RST.
+//! Bytes arrive as they were sent, and FINs behind them.
 
-use std::io::{Read as _, Write as _};
+use std::{
+    io::{Read as _, Write as _},
+    thread,
+};
 
 use super::support::*;
-use crate::engine::reason::CloseReason;
+use crate::{config::ProxyGlobals, engine::reason::CloseReason, proxy::info::Filter};
 
 #[test]
 fn an_echo_comes_back() {
@@ -53,19 +56,107 @@ fn after_the_backends_fin_the_client_goes_on() {
     lab.ends(CloseReason::Finished, 1);
 }
 
-#[test]
-fn a_backend_that_refuses_is_a_rst_for_the_client() {
-    let lab = Lab::new(options(&[address()]));
-    let mut client = lab.connect();
-    assert_eq!(read_to_rst(&mut client), b"");
-    lab.ends(CloseReason::ConnectRefused, 1);
+/// Sends `len` bytes and gets them back; checks every one.
+fn exchange(lab: &Lab, seed: u64, len: usize) {
+    let client = lab.connect();
+    let mut sender = client.try_clone().unwrap();
+    let sent = thread::spawn(move || {
+        sender.write_all(&pattern(seed, len)).unwrap();
+        fin(&sender);
+    });
+    let mut client = client;
+    let echoed = read_all(&mut client);
+    sent.join().unwrap();
+    assert_eq!(echoed.len(), len);
+    assert!(
+        echoed == pattern(seed, len),
+        "{len} bytes came back changed"
+    );
 }
 
 #[test]
-fn a_reset_is_passed_on() {
-    let (backend, served) = backend(|mut stream| read_to_rst(&mut stream));
-    let lab = Lab::new(options(&[backend]));
-    rst(lab.connect());
-    assert_eq!(served.join().unwrap(), b"");
-    lab.ends(CloseReason::ClientReset, 1);
+fn any_number_of_bytes_comes_back_unchanged() {
+    let lab = Lab::new(options(&[echo_server()]));
+    let mut connections = 0;
+    for around in [
+        1,
+        16 << 10,
+        32 << 10,
+        64 << 10,
+        128 << 10,
+        256 << 10,
+        1 << 20,
+    ] {
+        for len in [around - 1, around, around + 1] {
+            exchange(&lab, connections, len);
+            connections += 1;
+        }
+    }
+    lab.ends(CloseReason::Finished, connections);
+}
+
+#[test]
+fn bulk_comes_back_unchanged_and_goes_through_pipes() {
+    let lab = Lab::new(options(&[echo_server()]));
+    exchange(&lab, 1, 64 << 20);
+    lab.ends(CloseReason::Finished, 1);
+    let workers = lab.proxy.workers();
+    let idle: u64 = workers.iter().map(|worker| worker.pipes_idle.get()).sum();
+    assert!(idle > 0, "no pipe was used");
+}
+
+#[test]
+fn without_pipes_bulk_is_copied() {
+    let globals = ProxyGlobals {
+        workers: Some(1),
+        pipes_max: 0,
+        ..Default::default()
+    };
+    let lab = Lab::with(&globals, options(&[echo_server()]));
+    exchange(&lab, 1, 16 << 20);
+    lab.ends(CloseReason::Finished, 1);
+    assert_eq!(lab.proxy.workers()[0].pipes_idle.get(), 0);
+}
+
+#[test]
+fn many_at_once_do_not_mix() {
+    let lab = Lab::new(options(&[echo_server()]));
+    thread::scope(|scope| {
+        for seed in 0..32 {
+            let lab = &lab;
+            scope.spawn(move || exchange(lab, seed, 1_000_000 + seed as usize));
+        }
+    });
+    lab.ends(CloseReason::Finished, 32);
+}
+
+#[test]
+fn what_was_in_the_pipe_of_a_killed_connection_reaches_nobody() {
+    let lab = Lab::new(options(&[echo_server()]));
+    for round in 0..10 {
+        let mut stuck = Vec::new();
+        for _ in 0..8 {
+            // Nothing is read back, so everything fills up to the client again.
+            let client = lab.connect();
+            client.set_nonblocking(true).unwrap();
+            stuck.push(client);
+        }
+        let bytes = vec![0xAA; 1 << 20];
+        until(|| {
+            for client in &mut stuck {
+                while client.write(&bytes).is_ok() {}
+            }
+            let workers = lab.proxy.workers();
+            let in_use = workers.iter().map(|worker| worker.pipes_in_use.get());
+            in_use.sum::<u64>() >= 8
+        });
+        let killed = on_control(lab.proxy.kill(&Filter::default())).unwrap();
+        assert_eq!(killed, 8);
+        until(|| lab.proxy.connections() == 0);
+        exchange(&lab, round, 1 << 20);
+    }
+    lab.nothing_left();
+    let workers = lab.proxy.workers();
+    let discarded: u64 = workers.iter().map(|w| w.pipes_discarded.get()).sum();
+    assert!(discarded > 0, "no pipe had anything in it");
 }

@@ -1,8 +1,10 @@
 //! A proxy on loopback with peers that do as they are told.
 
 use std::{
+    env,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd as _, AsRawFd as _},
     process,
     sync::{
         Arc,
@@ -12,11 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::SockRef;
+use nix::poll::{PollFd, PollFlags, poll};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     config::{Backend, Balance, Mode, ProxyGlobals, ProxyService, Service, Target},
-    engine::{reason::CloseReason, tcp::TcpState},
+    engine::{
+        reason::{CloseReason, Refusal},
+        tcp::TcpState,
+    },
     proxy::{Proxy, runtime::ServiceRuntime},
     secret::Secret,
 };
@@ -48,7 +54,7 @@ pub(super) fn options(backends: &[SocketAddr]) -> ProxyService {
         health: Default::default(),
         timeouts: Default::default(),
         retries: 2,
-        half_open_max: 64,
+        half_open_max: 4_096,
         limits: Default::default(),
         send_proxy: None,
         accept_proxy: Vec::new(),
@@ -119,6 +125,12 @@ impl Lab {
         assert_eq!(all, connections, "{closed:?}");
     }
 
+    /// Legs in this state, both sides together.
+    pub(super) fn in_state(&self, state: TcpState) -> u64 {
+        let states = &self.service().stats.states;
+        states.iter().map(|side| side[state.index()].get()).sum()
+    }
+
     /// Waits until there is no connection, and checks that all gauges are 0.
     #[track_caller]
     pub(super) fn nothing_left(&self) {
@@ -139,6 +151,24 @@ impl Lab {
         }
         assert_eq!(service.stats.half_open.get(), 0);
         assert_eq!(service.active.load(Relaxed), 0);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let stats = &self.service().stats;
+            for (reason, count) in CloseReason::ALL.iter().zip(&stats.closed) {
+                if count.get() > 0 {
+                    eprintln!("{} ended: {}", count.get(), reason.label());
+                }
+            }
+            for (reason, count) in Refusal::ALL.iter().zip(&stats.refused) {
+                if count.get() > 0 {
+                    eprintln!("{} refused: {}", count.get(), reason.label());
+                }
+            }
+        }
     }
 }
 
@@ -167,13 +197,12 @@ pub(super) fn backend<T: Send + 'static>(
     (address, thread)
 }
 
-/// Returns everything until the FIN, and then closes.
-pub(super) fn echo(mut stream: TcpStream) {
+/// Returns everything until the FIN, or the RST, and then closes.
+fn echo(mut stream: TcpStream) {
     let mut buffer = vec![0; 128 << 10];
-    loop {
-        match stream.read(&mut buffer).unwrap() {
-            0 => return,
-            n => stream.write_all(&buffer[..n]).unwrap(),
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..n]).is_err() {
+            return;
         }
     }
 }
@@ -184,8 +213,11 @@ pub(super) fn echo_server() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            // A connection that is reset ends its own thread only.
-            thread::spawn(move || echo(stream.unwrap()));
+            match stream {
+                Ok(stream) => drop(thread::spawn(move || echo(stream))),
+                // No descriptors, which a test may be about.
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
         }
     });
     address
@@ -240,4 +272,93 @@ pub(super) fn read_to_rst(stream: &mut TcpStream) -> Vec<u8> {
             }
         }
     }
+}
+
+/// Reads to the end, however it ends.
+pub(super) fn read_until_error(stream: &mut TcpStream, bytes: &mut Vec<u8>) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until the peer has acknowledged everything.
+pub(super) fn until_sent(stream: &TcpStream) {
+    nix::ioctl_read_bad!(unacknowledged, nix::libc::TIOCOUTQ, nix::libc::c_int);
+    until(|| {
+        let mut bytes = 0;
+        // SAFETY: the descriptor is open, and the kernel writes one int to where `bytes` is.
+        unsafe { unacknowledged(stream.as_raw_fd(), &raw mut bytes) }.unwrap();
+        bytes == 0
+    });
+}
+
+/// Waits until the connection broke without a read or a write; false when that does not happen.
+pub(super) fn broken(stream: &TcpStream) -> bool {
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let ready = poll(&mut asked, PATIENCE.as_millis() as u16).unwrap();
+    ready == 1 && stream.take_error().unwrap().is_some()
+}
+
+/// A listener that answers no SYN: its queue is full.
+pub(super) struct BlackHole {
+    pub(super) address: SocketAddr,
+    _sockets: Vec<Socket>,
+}
+
+impl BlackHole {
+    pub(super) fn new() -> Self {
+        let address = address();
+        let kind = Type::STREAM.nonblocking();
+        let listener = Socket::new(Domain::IPV4, kind, None).unwrap();
+        listener.bind(&address.into()).unwrap();
+        listener.listen(0).unwrap();
+        let mut sockets = vec![listener];
+        for _ in 0..4 {
+            let filler = Socket::new(Domain::IPV4, kind, None).unwrap();
+            // In progress, or for ever.
+            filler.connect(&address.into()).ok();
+            sockets.push(filler);
+        }
+        Self {
+            address,
+            _sockets: sockets,
+        }
+    }
+}
+
+/// Waits for what the controller would wait for.
+pub(super) fn on_control<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    runtime.unwrap().block_on(future)
+}
+
+/// Whether this process runs only the test `name`, by its full path. If not, runs one that does:
+/// for what is counted by process.
+#[must_use]
+pub(super) fn alone(name: &str) -> bool {
+    const MARK: &str = "LEVEE_TEST_ALONE";
+    if env::var_os(MARK).is_some() {
+        return true;
+    }
+    let (_, name) = name.split_once("::").unwrap();
+    let output = process::Command::new(env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    assert!(said.contains("1 passed"), "{said}");
+    false
 }
