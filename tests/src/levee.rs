@@ -26,7 +26,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 const CONFIGURATION: &str = "levee.toml";
 
 /// A levee that runs by a configuration file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ProxySetup<'a> {
     /// The CPU it may use; `None` for all.
     pub cpu: Option<usize>,

@@ -235,9 +235,9 @@ fn every_query_has_an_answer() {
     let addresses = [service(HOST_PORT), BACKEND.parse().unwrap()];
     let _server = Nginx::start(&lab.host, &addresses).unwrap();
     let setup = ProxySetup {
-        cpu: None,
         interfaces: &[INTERFACE],
         configuration: &configuration(),
+        ..ProxySetup::default()
     };
     let levee = Levee::configured(&lab.host, &setup).unwrap();
     let prometheus = Prometheus::start(&lab.host).unwrap();
