@@ -8,9 +8,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use xdp_common::{
-    abi::{COUNTERS, ClosingMarks, Control, Counters, FragmentKey, ServiceBucket, names},
-    closing,
+use xdp_common::abi::{
+    COUNTERS, ClosingMarks, Control, Counters, FragmentKey, ServiceBucket, names,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -80,17 +79,14 @@ impl Datapath {
             .with_context(|| format!("cannot write bucket {} of the map SERVICES", write.index))
     }
 
-    /// Clears a generation of the marks of closing connections.
+    /// Replaces a generation of the marks of closing connections.
     ///
     /// # Errors
     /// As [`set_control`](Self::set_control).
-    pub fn clear_closing(&mut self, generation: u32) -> Result<()> {
-        static NONE: Wire<ClosingMarks> = Wire(ClosingMarks {
-            words: [0; closing::WORDS],
-        });
+    pub fn set_closing(&mut self, generation: u32, marks: &ClosingMarks) -> Result<()> {
         self.closing
-            .set(generation, NONE, 0)
-            .with_context(|| format!("cannot clear generation {generation} of the map CLOSING"))
+            .set(generation, Wire(*marks), 0)
+            .with_context(|| format!("cannot write generation {generation} of the map CLOSING"))
     }
 
     /// Starts the counters of a service at zero.

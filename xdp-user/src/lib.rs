@@ -9,6 +9,7 @@ pub mod attach;
 pub mod backends;
 pub mod check;
 pub mod cli;
+pub mod closing;
 pub mod config;
 pub mod controller;
 pub mod ctl;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use xdp_common::{
-    abi::{Control, SERVICES_MAX},
+    abi::{ClosingMarks, Control, SERVICES_MAX},
     closing,
 };
 
@@ -111,12 +111,25 @@ impl Protection {
         Ok(began)
     }
 
+    /// Tells the data path of connections that are in TIME_WAIT, at the start: the generation before
+    /// the current one is empty then, and nobody writes to it.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses a write.
+    pub fn note_closing(&mut self, marks: &ClosingMarks) -> Result<()> {
+        let generation = closing::previous(self.control.clock_s);
+        self.datapath.set_closing(generation, marks)
+    }
+
     /// Clears the next generation of closing connections as soon as it is the next one: a generation
     /// before its time. Were this too late, old marks would count once more.
     fn forget_closed(&mut self, clock_s: u32) -> Result<()> {
         let next = closing::next(clock_s);
         if self.cleared != Some(next) {
-            self.datapath.clear_closing(next)?;
+            static NONE: ClosingMarks = ClosingMarks {
+                words: [0; closing::WORDS],
+            };
+            self.datapath.set_closing(next, &NONE)?;
             self.cleared = Some(next);
         }
         Ok(())

@@ -8,6 +8,7 @@ use aya::{Ebpf, programs::loaded_programs};
 
 use crate::{
     attach::Attachment,
+    closing,
     config::Config,
     datapath::Datapath,
     kfunc::ASSIGN_TCP_REQSK,
@@ -107,6 +108,15 @@ impl Loaded {
         let attachments = attachments
             .map(|(link, interface)| Attachment::new(&mut self.ebpf, link, interface.attach))
             .collect::<Result<Vec<_>>>()?;
+        let services = self.prepared.config.services.iter();
+        // After attaching: whoever closes from now on is seen doing so.
+        match closing::marks(&services.map(|service| service.address).collect()) {
+            Ok(marks) => self.protection.note_closing(&marks)?,
+            Err(error) => log::warn!(
+                "clients whose last connection is in TIME_WAIT cannot use its port again for a \
+                 minute: {error:#}"
+            ),
+        }
         Ok(Running::new(
             self.protection,
             self.ebpf,

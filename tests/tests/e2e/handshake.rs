@@ -206,6 +206,32 @@ fn a_port_is_used_again_at_once() {
     assert!(met > 0);
 }
 
+/// What is in TIME_WAIT when levee starts, levee has not seen closing.
+#[test]
+fn a_port_is_used_again_across_a_start() {
+    let lab = lab();
+    let service = host_addresses(PORT)[0];
+    let _server = Server::start(&lab.host, service, |mut stream| {
+        stream.write_all(b"bye\n")?;
+        stream.shutdown(Shutdown::Write)?;
+        io::copy(&mut stream, &mut io::sink()).map(drop)
+    });
+    let fetch = || {
+        let mut stream = connect_from(&lab, SocketAddr::new(CLIENT_V4.into(), 40_000), service);
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "bye\n");
+    };
+    fetch();
+    eventually("the server's end is in TIME_WAIT", || {
+        let filter = format!("ss -tnH state time-wait sport = :{PORT}");
+        !lab.host.tool(&filter).unwrap().is_empty()
+    });
+    let levee = protect(&lab);
+    fetch();
+    assert!(passed(&levee, "syn_to_closing") > 0);
+}
+
 #[test]
 fn a_port_is_used_again_without_timestamps() {
     let lab = lab();
