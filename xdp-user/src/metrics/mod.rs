@@ -52,6 +52,8 @@ impl Metrics {
             families.extend(fds(&process));
         }
         families.extend(process);
+        // The encoder takes a family that nothing belongs to for a mistake.
+        families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         String::from_utf8(text).context("metrics are not UTF-8")

@@ -56,6 +56,18 @@ fn every_value_has_its_line() {
 }
 
 #[test]
+fn what_is_not_configured_has_no_family() {
+    let mut snapshot = snapshot();
+    snapshot.proxy = None;
+    for service in &mut snapshot.services {
+        service.kernel = None;
+    }
+    let text = render(Some(&snapshot));
+    assert!(!text.contains("levee_connections_reaped_total"));
+    assert!(text.contains("levee_syncookies_sent_total"));
+}
+
+#[test]
 fn every_reason_is_there_even_at_zero() {
     let mut snapshot = snapshot();
     snapshot.interfaces[0].packets = [0; xdp_common::abi::COUNTERS];
