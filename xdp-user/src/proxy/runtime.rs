@@ -138,17 +138,17 @@ impl Pool {
         let joins = previous.is_some_and(|pool| !pool.backends.is_empty());
         let backends = backends.into_iter().map(|(backend, address)| {
             let known = previous.and_then(|pool| {
-                pool.backends
-                    .iter()
-                    .find(|known| known.is(backend, address))
+                let mut known = pool.backends.iter();
+                known.find(|known| known.is(backend, address))
             });
-            known.map_or_else(
-                || {
+            match known {
+                Some(known) if known.shares_as(backend) => Arc::clone(known),
+                Some(known) => Arc::new(known.sharing_as(backend)),
+                None => {
                     let health = BackendHealth::new(now, checked, joins);
                     Arc::new(BackendRuntime::new(backend, address, health))
-                },
-                Arc::clone,
-            )
+                }
+            }
         });
         Self {
             backends: backends.collect(),
@@ -170,19 +170,19 @@ pub struct BackendRuntime {
     /// Bound on its connections; 0 for none.
     pub connections_max: u32,
     /// Connections now, those in progress included.
-    pub active: AtomicU32,
+    pub active: Arc<AtomicU32>,
     /// Whether it may get new connections.
     pub usable: AtomicBool,
     /// The weight in force, in parts of [`WEIGHT_UNIT`](crate::engine::balancer::WEIGHT_UNIT): less
     /// than [`weight`](Self::weight) in a slow start.
     pub weight_now: AtomicU16,
     /// What checks and connects have told.
-    pub(crate) health: Mutex<BackendHealth>,
+    pub(crate) health: Arc<Mutex<BackendHealth>>,
     /// Whether the last connect that told something about it failed. Who connected need not take
     /// the lock unless it is set.
-    pub(crate) failing: AtomicBool,
+    pub(crate) failing: Arc<AtomicBool>,
     /// What is counted for it.
-    pub stats: BackendStats,
+    pub stats: Arc<BackendStats>,
 }
 
 impl BackendRuntime {
@@ -193,21 +193,38 @@ impl BackendRuntime {
             target: backend.target.clone(),
             weight: backend.weight,
             connections_max: backend.connections_max,
-            active: AtomicU32::new(0),
+            active: Arc::default(),
             usable: AtomicBool::new(true),
             weight_now: AtomicU16::new(in_force(backend.weight)),
-            health: Mutex::new(health),
-            failing: AtomicBool::new(false),
-            stats: BackendStats::default(),
+            health: Arc::new(Mutex::new(health)),
+            failing: Arc::default(),
+            stats: Arc::default(),
         }
     }
 
     fn is(&self, backend: &Backend, address: SocketAddr) -> bool {
-        self.name == backend.name
-            && self.address == address
-            && self.target == backend.target
-            && self.weight == backend.weight
-            && self.connections_max == backend.connections_max
+        self.name == backend.name && self.address == address && self.target == backend.target
+    }
+
+    const fn shares_as(&self, backend: &Backend) -> bool {
+        self.weight == backend.weight && self.connections_max == backend.connections_max
+    }
+
+    /// The same with another weight or bound: it goes on, and connections count in both.
+    fn sharing_as(&self, backend: &Backend) -> Self {
+        Self {
+            name: self.name.clone(),
+            address: self.address,
+            target: self.target.clone(),
+            weight: backend.weight,
+            connections_max: backend.connections_max,
+            active: Arc::clone(&self.active),
+            usable: AtomicBool::new(self.usable.load(Relaxed)),
+            weight_now: AtomicU16::new(in_force(backend.weight)),
+            health: Arc::clone(&self.health),
+            failing: Arc::clone(&self.failing),
+            stats: Arc::clone(&self.stats),
+        }
     }
 
     /// Takes a place among its connections; `None` when all are taken.

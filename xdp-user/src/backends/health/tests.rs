@@ -3,6 +3,7 @@ use std::{sync::atomic::AtomicUsize, thread};
 use super::*;
 use crate::{
     backends::fixture::{runtime, service},
+    config::Mode,
     engine::balancer::WEIGHT_UNIT,
 };
 
@@ -171,6 +172,27 @@ fn a_reload_keeps_what_is_known_and_joins_what_is_new() {
     second.tick(Tick(10));
     assert_eq!(after.backends[0].weight_now.load(Relaxed), WEIGHT_UNIT);
     assert!(after.backends[1].weight_now.load(Relaxed) < WEIGHT_UNIT);
+}
+
+#[test]
+fn another_weight_is_no_other_backend() {
+    let first = runtime(CHECKED, &BACKENDS[..2]);
+    check(&first, 0, false);
+    check(&first, 1, true);
+    let mut again = service(CHECKED, &BACKENDS[..2]);
+    let mut config = (**again.proxy().unwrap()).clone();
+    config.backends[0].weight = 7;
+    config.backends[1].weight = 7;
+    config.backends[1].connections_max = 1;
+    again.mode = Mode::Proxy(Arc::new(config));
+    let second = ServiceRuntime::new(&again, Some(&first), Tick(9)).unwrap();
+    assert_eq!(usable(&second), [false, true]);
+    let (before, after) = (first.pool.load(), second.pool.load());
+    assert_eq!(after.backends[0].stats.checks_failed.get(), 1);
+    assert_eq!(after.backends[1].weight_now.load(Relaxed), 7 * WEIGHT_UNIT);
+    // A connection made before counts against the new bound.
+    let _place = before.backends[1].try_take().unwrap();
+    assert!(after.backends[1].try_take().is_none());
 }
 
 #[test]
