@@ -89,6 +89,7 @@ fn services(status: &Status) -> Vec<Vec<String>> {
         "NO LISTENER",
         "REFUSED",
         "UNPROVEN",
+        "SYN_RECV",
     ])];
     for service in &status.services {
         let mut cells = vec![service.name.clone(), service.address.to_string()];
@@ -101,6 +102,7 @@ fn services(status: &Status) -> Vec<Vec<String>> {
                 service.no_listener,
                 service.refused,
                 service.unproven,
+                service.syn_recv,
             ]
             .map(grouped),
         );

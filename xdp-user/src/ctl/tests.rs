@@ -25,8 +25,8 @@ levee 0.1.0 (pid 4711), up 1 h 2 min, cookie key epoch 27000000: protecting
 INTERFACE  MODE    PASSED  ANSWERED  DROPPED  PASSED/s  ANSWERED/s  DROPPED/s
 eth0       native   8 045     1 007   16 248       125          17        408
 
-SERVICE  ADDRESS         SYN-ACKS  VALID  INVALID  ADMITTED  NO LISTENER  REFUSED  UNPROVEN
-web      192.0.2.10:443     2 007  2 004    2 021     2 025        2 026    2 027     2 101
+SERVICE  ADDRESS         SYN-ACKS  VALID  INVALID  ADMITTED  NO LISTENER  REFUSED  UNPROVEN  SYN_RECV
+web      192.0.2.10:443     2 007  2 004    2 021     2 025        2 026    2 027     2 101     2 202
 
 Proxy: 6 403 of at most 100 000 connections, 2 thread(s), 6.3 KiB wait for slow receivers
 
@@ -37,11 +37,11 @@ BACKEND        OF   ADDRESS       STATE       WEIGHT  ACTIVE   MADE  FAILED
 a              app  10.0.0.11:80  up          1.00     3 102  3 103       0
 b.internal:80  app  -             UNRESOLVED
 
-CONNECTIONS  REASON             NUMBER
-ended        half_open_evicted   3 005
-ended        idle_timeout        3 004
-ended        finished            3 003
-refused      client_rate         3 002
+PROXIED  CONNECTIONS  REASON             NUMBER
+app      ended        half_open_evicted   3 005
+app      ended        idle_timeout        3 004
+app      ended        finished            3 003
+app      refused      client_rate         3 002
 
 DROP REASON         PACKETS
 reply_failed          1 023

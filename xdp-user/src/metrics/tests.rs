@@ -6,6 +6,7 @@ use crate::{
         reason::{CloseReason, Refusal},
         tcp::TcpState,
     },
+    proxy::runtime::Pool,
     snapshot::fixture::snapshot,
 };
 
@@ -171,6 +172,20 @@ fn without_a_proxy_there_is_nothing_of_it() {
         !text.contains("levee_backend") && !text.contains("reaper"),
         "{text}"
     );
+}
+
+#[test]
+fn there_need_not_be_any_backend_nor_any_reaping() {
+    let mut snapshot = snapshot();
+    snapshot.services[0].kernel = None;
+    let proxy = snapshot.proxy.as_mut().unwrap();
+    proxy.services[0].pool.store(Pool::default());
+    let text = render(Some(&snapshot));
+    assert!(!text.contains("levee_backend_up"), "{text}");
+    assert!(text.contains("levee_connections_reaped_total{"), "{text}");
+    snapshot.proxy = None;
+    let text = render(Some(&snapshot));
+    assert!(!text.contains("levee_connections_reaped_total"), "{text}");
 }
 
 #[test]

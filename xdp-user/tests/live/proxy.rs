@@ -204,6 +204,26 @@ fn services_come_change_and_go_by_reload() {
     talk(&mut new);
 }
 
+#[test]
+fn a_backend_that_is_not_found_does_not_keep_levee_from_starting() {
+    let lab = Lab::new();
+    // Nobody answers there.
+    let top = "[proxy]\ndns_server = \"127.0.0.1:5353\"\n";
+    let config = lab.write_config(&format!(
+        "{top}[[interface]]\nname = \"lv0\"\n[[service]]\nname = \"app\"\naddress = \
+         \"{SERVICE}\"\nmode = \"proxy\"\n[[service.backend]]\naddress = \"b.internal:80\"\n"
+    ));
+    let running = lab.start(&mut lab.run_config(&config));
+    let said = "backend b.internal:80 is not found yet";
+    assert!(running.log().contains(said), "{}", running.log());
+    assert!(output(&lab, "status").contains("UNRESOLVED"));
+    let resolved = "levee_backend_resolved{service=\"app\",backend=\"b.internal:80\"}";
+    assert_eq!(metric(resolved), Some(0.0));
+    assert!(is_reset(&mut connect()));
+    let closed = "levee_connections_closed_total{service=\"app\",reason=\"no_backend\"}";
+    eventually("counted", || metric(closed) == Some(1.0));
+}
+
 /// What `ss` says of the timers of the service's sockets.
 fn timers() -> String {
     let output = Command::new("ss")

@@ -1,6 +1,6 @@
 //! The proxy's part of the table.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 
 use super::{REASONS_MAX, bytes, duration_ms, grouped, row, table};
 use crate::ctl::status::{BackendStatus, ProxyServiceStatus, ProxyStatus};
@@ -97,20 +97,18 @@ fn backend(service: &str, backend: &BackendStatus) -> Vec<String> {
 
 /// Why connections ended and clients were refused, the most frequent first.
 fn reasons(proxy: &ProxyStatus) -> Vec<Vec<String>> {
-    let mut counted = BTreeMap::new();
+    let mut counted = Vec::new();
     for service in &proxy.services {
         for (what, reasons) in [("refused", &service.refused), ("ended", &service.closed)] {
-            for (reason, count) in reasons {
-                *counted.entry((what, reason)).or_insert(0) += count;
-            }
+            let reasons = reasons.iter();
+            counted.extend(reasons.map(|(reason, count)| (*count, &service.name, what, reason)));
         }
     }
-    let mut counted: Vec<_> = counted.into_iter().collect();
-    counted.sort_by_key(|(_, count)| u64::MAX - count);
+    counted.sort_by_key(|(count, ..)| Reverse(*count));
     let shown = counted.into_iter().take(REASONS_MAX);
-    let mut rows = vec![row(["CONNECTIONS", "REASON", "NUMBER"])];
-    rows.extend(
-        shown.map(|((what, reason), count)| vec![what.into(), reason.clone(), grouped(count)]),
-    );
+    let mut rows = vec![row(["PROXIED", "CONNECTIONS", "REASON", "NUMBER"])];
+    rows.extend(shown.map(|(count, service, what, reason)| {
+        vec![service.clone(), what.into(), reason.clone(), grouped(count)]
+    }));
     rows
 }
