@@ -11,6 +11,8 @@ use netlink_sys::{Socket, SocketAddr};
 
 pub mod link;
 pub mod listener;
+#[cfg(test)]
+pub(crate) mod namespace;
 pub mod route;
 pub mod sockets;
 

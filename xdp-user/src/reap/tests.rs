@@ -2,17 +2,14 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
-    thread,
 };
 
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::resource::{Resource, getrlimit, setrlimit},
-};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{runtime::Builder, time::sleep};
 
 use super::*;
+use crate::netlink::namespace::{in_namespace, tool};
 
 /// How long anything that should happen soon may take: the machine may be busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -67,27 +64,6 @@ impl Drop for Server {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Runs a test in a network namespace of its own, which the kernel removes when the thread and what
-/// it started have ended. Needs root.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root, to make a network namespace");
-        ip("link set lo up");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .expect("ip, of the Debian package iproute2, is installed");
-    assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
 fn watched(name: &str, address: SocketAddr, limit: Option<Duration>) -> Arc<Watched> {
@@ -228,16 +204,17 @@ fn lonely_syn(source: [u8; 4], port: u16, destination: [u8; 4], destination_port
 #[test]
 fn half_open_connections_in_the_kernel_are_counted_by_service() {
     in_namespace(|| {
-        ip("addr add 192.0.2.1/32 dev lo");
-        ip("link add lv0 type veth peer name lv1");
-        ip("link set lv0 up");
-        ip("link set lv1 up");
-        ip("addr add 198.51.100.1/24 dev lv0");
+        tool("ip", "addr add 192.0.2.1/32 dev lo");
+        tool("ip", "link add lv0 type veth peer name lv1");
+        tool("ip", "link set lv0 up");
+        tool("ip", "link set lv1 up");
+        tool("ip", "addr add 198.51.100.1/24 dev lv0");
         for host in [7, 8] {
             // Where no neighbour answers, the kernel forgets the SYN after 3 s.
-            ip(&format!(
-                "neigh add 198.51.100.{host} lladdr 02:00:00:00:00:01 dev lv0"
-            ));
+            tool(
+                "ip",
+                &format!("neigh add 198.51.100.{host} lladdr 02:00:00:00:00:01 dev lv0"),
+            );
         }
         let first = TcpListener::bind("192.0.2.1:80").unwrap();
         let both_families = TcpListener::bind("[::]:81").unwrap();

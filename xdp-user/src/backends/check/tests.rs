@@ -11,7 +11,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::{backends::fixture, config::HealthPolicy};
+use crate::{backends::fixture, config::HealthPolicy, netlink::namespace::in_namespace};
 
 fn service(check: Check) -> ProxyService {
     let plain = fixture::service("", &["10.0.0.1:80"]);
@@ -284,4 +284,24 @@ fn failures_of_this_machine_do_not_blame_the_backend() {
         let error = CheckError::from(io::Error::from(errno));
         assert_eq!(error.blames_backend(), expected, "{error}");
     }
+}
+
+#[test]
+fn a_check_without_a_local_port_is_not_done() {
+    in_namespace(|| {
+        // Written by a thread of this namespace, it is this namespace's.
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:80").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            run(&service(Check::Tcp), address).await.unwrap();
+            let _only_port = TcpStream::connect(address).await.unwrap();
+            let error = run(&service(Check::Tcp), address).await.unwrap_err();
+            assert!(matches!(error, CheckError::NotDone(_)), "{error}");
+        });
+    });
 }
