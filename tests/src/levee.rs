@@ -3,7 +3,7 @@ use std::{
     env, fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -30,6 +30,8 @@ const CONFIGURATION: &str = "levee.toml";
 pub struct ProxySetup<'a> {
     /// The CPU it may use; `None` for all.
     pub cpu: Option<usize>,
+    /// File descriptors it may have; `None` for as many as this process.
+    pub descriptors: Option<u32>,
     /// The interfaces it protects.
     pub interfaces: &'a [&'a str],
     /// Services and other tables of the configuration.
@@ -104,7 +106,18 @@ impl Levee {
         fs::write(&file, setup.file(&own("secret"), &own("levee.sock")))
             .context("cannot write levee's configuration")?;
         let arguments = ["run".to_owned(), "--config".to_owned(), file];
-        Self::start_pinned(directory, netns, setup.cpu, &arguments)
+        let binary = binary()?;
+        let binary = binary.to_string_lossy();
+        let mut command = match setup.descriptors {
+            None => pinned(netns, setup.cpu, &binary),
+            Some(descriptors) => {
+                let mut command = pinned(netns, setup.cpu, "prlimit");
+                command.args([&format!("--nofile={descriptors}:{descriptors}"), &*binary]);
+                command
+            }
+        };
+        command.args(arguments);
+        Self::spawn(directory, netns, command)
     }
 
     /// Writes another configuration for a levee that [`configured`](Self::configured) started, for
@@ -125,7 +138,7 @@ impl Levee {
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         let socket = self.control_socket().display().to_string();
         let mut command = self.netns.command(&binary()?.to_string_lossy());
-        command.args(arguments).args(["--control-socket", &socket]);
+        command.args(arguments).args(["--socket", &socket]);
         let output = command.output().context("cannot run levee")?;
         if !output.status.success() {
             bail!("levee {arguments:?} failed: {output:?}");
@@ -134,21 +147,16 @@ impl Levee {
     }
 
     fn start_in(directory: TempDir, netns: &Netns, arguments: &[String]) -> Result<Self> {
-        Self::start_pinned(directory, netns, None, arguments)
+        let mut command = netns.command(&binary()?.to_string_lossy());
+        command.args(arguments);
+        Self::spawn(directory, netns, command)
     }
 
-    fn start_pinned(
-        directory: TempDir,
-        netns: &Netns,
-        cpu: Option<usize>,
-        arguments: &[String],
-    ) -> Result<Self> {
+    fn spawn(directory: TempDir, netns: &Netns, mut command: Command) -> Result<Self> {
         let log =
             fs::File::create(log_path(directory.path())).context("cannot make levee's log")?;
-        let binary = binary()?;
-        let mut command = pinned(netns, cpu, &binary.to_string_lossy());
-        command.args(arguments).current_dir(directory.path());
         command
+            .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

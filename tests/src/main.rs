@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("{error}");
+            eprintln!("{Interrupted}");
             ExitCode::from(EXIT_INTERRUPTED)
         }
         Err(error) => {

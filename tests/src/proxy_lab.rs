@@ -13,12 +13,14 @@ use std::{
 };
 
 use anyhow::Result;
+use aya::programs::XdpMode;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::{
-    link::{End, offload, veth},
+    link::{End, offload_checksums, veth},
     netns::Netns,
+    object::Object,
     scheduling::busy_cpus,
     scratch,
 };
@@ -54,6 +56,16 @@ const fn pair(v4: Ipv4Addr, net: u16, subnet: u16, host: u16) -> [IpAddr; 2] {
     [IpAddr::V4(v4), IpAddr::V6(v6)]
 }
 
+/// What the links are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// The proxy's driver can answer from XDP, which veth delivers only to a peer that has an XDP
+    /// program too. That one costs the client a copy of every packet.
+    Driver,
+    /// Without XDP in drivers; levee's runs in generic mode.
+    Generic,
+}
+
 /// A running lab. Everything goes when it is dropped or the process ends.
 #[derive(Debug)]
 pub struct ProxyLab {
@@ -66,15 +78,24 @@ pub struct ProxyLab {
     /// Kernel threads that receive for the proxy's interfaces.
     pub receivers: Vec<Pid>,
     scratch: TempDir,
+    _pass: Option<Object>,
 }
 
 impl ProxyLab {
+    /// A lab with XDP in its drivers.
+    ///
+    /// # Errors
+    /// As [`with`](Self::with).
+    pub fn new() -> Result<Self> {
+        Self::with(Links::Driver)
+    }
+
     /// Builds namespaces, links, addresses and routes. With two CPUs, what the proxy's interfaces
     /// receive is processed on the second, what the others' receive on the first.
     ///
     /// # Errors
     /// Fails without root, or when `ip` or `ethtool` are missing.
-    pub fn new() -> Result<Self> {
+    pub fn with(links: Links) -> Result<Self> {
         let scratch = scratch::directory()?;
         let client = Netns::new("client")?;
         let proxy = Netns::new("proxy")?;
@@ -104,9 +125,19 @@ impl ProxyLab {
             end(&proxy, INSIDE, "02:00:00:00:78:11", inner),
             MTU,
         )?;
-        // Not the client's interface: its peer may have an XDP program.
-        for (netns, name) in [(&proxy, INTERFACE), (&proxy, INSIDE), (&backend, INTERFACE)] {
-            offload(netns, name)?;
+        for (netns, name) in [
+            (&client, INTERFACE),
+            (&proxy, INTERFACE),
+            (&proxy, INSIDE),
+            (&backend, INTERFACE),
+        ] {
+            offload_checksums(netns, name)?;
+        }
+        let mut pass = None;
+        if links == Links::Driver {
+            let mut object = Object::load(&[])?;
+            object.attach_xdp(&client, INTERFACE, "lab_pass", XdpMode::Driver)?;
+            pass = Some(object);
         }
         addresses(&client, INTERFACE, CLIENT)?;
         addresses(&proxy, INTERFACE, PROXY)?;
@@ -123,6 +154,7 @@ impl ProxyLab {
             backend,
             receivers: [outside, inside].concat(),
             scratch,
+            _pass: pass,
         })
     }
 

@@ -174,7 +174,8 @@ fn discard(stream: &StdStream, deadline: Instant) -> Result<u64> {
 }
 
 /// Latencies of requests on one connection at a steady pace. Where an answer is late, the requests
-/// that had to wait for it count their waiting.
+/// that had to wait for it count their waiting; those that could not be sent in twice the time count
+/// it as far as it went.
 pub(super) fn latencies(from: &From, rate: u32, length: Duration) -> Result<Vec<Duration>> {
     let target = from.target;
     let thread = spawn(&from.netns, from.cpu, move || {
@@ -198,6 +199,14 @@ pub(super) fn latencies(from: &From, rate: u32, length: Duration) -> Result<Vec<
             stream.write_all(KEEP)?;
             stream.read_exact(&mut answer)?;
             samples.push(begin.elapsed());
+            planned += interval;
+            if start.elapsed() > 2 * length {
+                break;
+            }
+        }
+        let end = Instant::now();
+        while planned < start + length {
+            samples.push(end - planned);
             planned += interval;
         }
         Ok(samples)

@@ -78,6 +78,7 @@ impl System {
                     cpu,
                     interfaces: &[INTERFACE],
                     configuration: &levee(),
+                    ..ProxySetup::default()
                 };
                 Some(Process::Levee(Levee::configured(&lab.proxy, &setup)?))
             }
