@@ -30,10 +30,6 @@ const MEMORY_MAX: usize = 512;
 /// How often it is looked whether the kernel has sent what it holds, milliseconds.
 const FLUSH_LOOK_MS: u64 = 16;
 
-/// How long a peer has to acknowledge a FIN before it is looked whether it did, milliseconds. Only
-/// a connection that stays half-closed lives to see it.
-const ACK_LOOK_MS: u64 = 1_000;
-
 /// A connection's task.
 #[derive(Debug)]
 pub(super) struct Serve {
@@ -391,25 +387,6 @@ impl Serve {
         leg.poll_broken(cx).map(|failure| self.broken(to, failure))
     }
 
-    /// How soon the kernel has to be asked for something that it does not tell by itself.
-    fn look_within_ms(&self) -> Option<u64> {
-        if let Phase::Resetting(_) = self.slot.phase() {
-            return Some(FLUSH_LOOK_MS);
-        }
-        let awaits_ack = Side::ALL.into_iter().any(|side| self.slot.awaits_ack(side));
-        awaits_ack.then_some(ACK_LOOK_MS)
-    }
-
-    /// Asks the kernel whether FINs were acknowledged.
-    fn look_for_acks(&mut self) {
-        for side in Side::ALL {
-            let leg = self.legs[side.index()].as_ref();
-            if self.slot.awaits_ack(side) && leg.is_some_and(Leg::is_fin_acked) {
-                self.tell(Event::FinAcked(side));
-            }
-        }
-    }
-
     fn broken(&mut self, side: Side, failure: Failure) {
         let unsent = self.on_the_way(side);
         let kind = match failure {
@@ -440,9 +417,6 @@ impl Future for Serve {
         let this = self.get_mut();
         this.now = this.worker.now();
         for event in this.slot.take_signals(cx.waker()) {
-            if event == Event::Timer {
-                this.look_for_acks();
-            }
             this.tell(event);
         }
         loop {
@@ -455,7 +429,8 @@ impl Future for Serve {
                 Phase::Closed => return Poll::Ready(()),
             };
             if progress.is_pending() {
-                let within_ms = this.look_within_ms();
+                let flushing = matches!(this.slot.phase(), Phase::Resetting(_));
+                let within_ms = flushing.then_some(FLUSH_LOOK_MS);
                 this.slot.arm(this.worker.deadlines(), this.now, within_ms);
                 return Poll::Pending;
             }

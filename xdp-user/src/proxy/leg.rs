@@ -355,11 +355,6 @@ impl Leg {
         self.socket().set_linger(Some(Duration::ZERO)).ok();
     }
 
-    /// Whether the peer has acknowledged the FIN that was sent to it.
-    pub(super) fn is_fin_acked(&self) -> bool {
-        super::sockopt::is_fin_acked(self.stream.as_fd())
-    }
-
     /// Bytes that the kernel has not sent yet, and so would throw away at a reset.
     pub(super) fn unsent(&self) -> u32 {
         super::sockopt::unsent(self.stream.as_fd())

@@ -162,12 +162,6 @@ impl Slot {
         self.engine.borrow().phase()
     }
 
-    /// Whether a FIN was sent to this side, and it is not known yet whether that was acknowledged.
-    pub(super) fn awaits_ack(&self, side: Side) -> bool {
-        let state = self.engine.borrow().state(side);
-        state.on_fin_acked() != state
-    }
-
     /// When it ends unless something happens.
     pub(super) fn deadline(&self) -> Option<Tick> {
         let deadline = self

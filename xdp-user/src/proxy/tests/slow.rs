@@ -1,5 +1,4 @@
-//! Peers that take their time: what waits for them is neither lost nor cut short, and they are
-//! shown in the state that they are in.
+//! Receivers that take their time: what waits for them is neither lost nor cut short.
 
 use std::{
     future::poll_fn,
@@ -16,7 +15,7 @@ use tokio::runtime::Builder;
 
 use super::support::*;
 use crate::{
-    engine::{reason::CloseReason, tcp::TcpState},
+    engine::reason::CloseReason,
     proxy::{
         leg::{Failure, Got, Leg},
         stats::WorkerStats,
@@ -153,23 +152,4 @@ fn what_came_before_a_reset_is_read_without_an_event() {
         assert_eq!(&buffer[..10], b"last words");
         assert_eq!(leg.read(&mut buffer), Got::Broken(Failure::Reset));
     });
-}
-
-/// FIN_WAIT_2 is not seen but asked for, a while after the FIN.
-#[test]
-fn a_fin_that_was_acknowledged_is_shown_as_such() {
-    let (end, ended) = mpsc::channel::<()>();
-    let (backend, served) = backend(move |mut stream| {
-        read_all(&mut stream);
-        ended.recv().is_err()
-    });
-    let lab = Lab::new(options(&[backend]));
-    let mut client = lab.connect();
-    fin(&client);
-    until(|| lab.in_state(TcpState::FinWait2) == 1);
-    assert_eq!(lab.in_state(TcpState::CloseWait), 1);
-    drop(end);
-    assert!(served.join().unwrap());
-    assert_eq!(read_all(&mut client), b"");
-    lab.ends(CloseReason::Finished, 1);
 }

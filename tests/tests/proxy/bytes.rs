@@ -1,0 +1,146 @@
+//! Every byte arrives, over IPv4 and IPv6, and nothing piles up in levee.
+
+use std::{
+    fs, io,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use levee_tests::{
+    pattern::{BLOCK, Pattern},
+    proxy_lab::{BACKEND, PROXY, with_port},
+    sockets::{accept, connect, listen},
+};
+
+use crate::common::{BACKEND_PORT, PORT, Stage, read_all, service};
+
+const BLOCKS: u64 = 100_000_000_u64.div_ceil(BLOCK as u64);
+
+fn dual_stack() -> Stage {
+    let pairs = with_port(PROXY, PORT)
+        .into_iter()
+        .zip(with_port(BACKEND, BACKEND_PORT));
+    let services = pairs.map(|(address, backend)| service(address, "", &[backend]));
+    Stage::new(&services.collect::<String>())
+}
+
+fn both_ways(stage: &Stage, address: SocketAddr, backend: SocketAddr) {
+    const FROM_CLIENT: u8 = 1;
+    const FROM_BACKEND: u8 = 2;
+    let listener = listen(&stage.lab.backend, backend);
+    let client = connect(&stage.lab.client, address);
+    let server = accept(&listener);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| Pattern::new(FROM_CLIENT).write(&client, BLOCKS).unwrap());
+        scope.spawn(|| Pattern::new(FROM_BACKEND).write(&server, BLOCKS).unwrap());
+        let to_client = scope.spawn(|| Pattern::new(FROM_BACKEND).expect(&client));
+        assert_eq!(Pattern::new(FROM_CLIENT).expect(&server), BLOCKS);
+        assert_eq!(to_client.join().unwrap(), BLOCKS);
+    });
+    let bytes = BLOCKS * BLOCK as u64;
+    println!("{address}: {bytes} bytes each way in {:?}", start.elapsed());
+}
+
+#[test]
+fn a_hundred_megabytes_each_way() {
+    let stage = dual_stack();
+    let addresses = with_port(PROXY, PORT).into_iter();
+    for (address, backend) in addresses.zip(with_port(BACKEND, BACKEND_PORT)) {
+        both_ways(&stage, address, backend);
+    }
+    for direction in ["in", "out"] {
+        let bytes = stage.metric("levee_proxy_bytes_total", &[("direction", direction)]);
+        assert_eq!(bytes, 2 * BLOCKS * BLOCK as u64, "{direction}");
+    }
+    stage.assert_nothing_left();
+    assert_eq!(stage.closed("finished"), 2);
+}
+
+/// Sizes around those at which a proxy may change how it moves bytes.
+#[test]
+fn transfers_of_every_size() {
+    let stage = Stage::simple("");
+    let listener = stage.listen();
+    for size in [
+        1, 4095, 4096, 16_384, 32_767, 32_768, 65_536, 65_537, 262_144, 1_048_577,
+    ] {
+        let (client, server) = stage.pair(&listener);
+        let sent: Vec<u8> = (0..size).map(|at: u32| (at % 251) as u8).collect();
+        thread::scope(|scope| {
+            for end in [&client, &server] {
+                let sent = &sent;
+                scope.spawn(move || {
+                    let mut end = end;
+                    end.write_all(sent).unwrap();
+                    end.shutdown(std::net::Shutdown::Write).unwrap();
+                });
+            }
+            for end in [&client, &server] {
+                let sent = &sent;
+                scope.spawn(move || assert!(read_all(end) == *sent, "{size} bytes differ"));
+            }
+        });
+    }
+    stage.assert_nothing_left();
+}
+
+fn resident_kib(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.unwrap().split_whitespace().next().unwrap();
+    kib.parse().unwrap()
+}
+
+/// Writes until nothing more is taken for a while; returns how many bytes were.
+fn fill(mut stream: &TcpStream) -> usize {
+    let block = vec![0x5a; BLOCK];
+    stream
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let mut written = 0;
+    loop {
+        match stream.write(&block) {
+            Ok(bytes) => written += bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return written,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn slow_readers_do_not_grow_memory() {
+    const READERS: usize = 20;
+    /// A pipe or a buffer, for each.
+    const HELD_MAX: u64 = READERS as u64 * (1 << 20);
+    let stage = Stage::simple("");
+    let listener = stage.listen();
+    let pairs: Vec<_> = (0..READERS).map(|_| stage.pair(&listener)).collect();
+    let before = resident_kib(stage.levee.id());
+    let written: Vec<usize> = thread::scope(|scope| {
+        let fill = |(_, server): &(TcpStream, TcpStream)| fill(server);
+        let threads: Vec<_> = pairs
+            .iter()
+            .map(|pair| scope.spawn(move || fill(pair)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let grown = resident_kib(stage.levee.id()).saturating_sub(before);
+    let buffered = stage.metric("levee_proxy_buffered_bytes", &[]);
+    println!("{READERS} readers that do not read: levee grew by {grown} KiB, buffers {buffered}");
+    assert!(grown * 1024 < HELD_MAX, "levee grew by {grown} KiB");
+    assert!(buffered < HELD_MAX, "{buffered} bytes in buffers");
+    for ((mut client, server), written) in pairs.into_iter().zip(written) {
+        drop(server);
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len(), written);
+        assert!(bytes.iter().all(|&byte| byte == 0x5a));
+    }
+    stage.assert_nothing_left();
+}

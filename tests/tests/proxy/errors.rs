@@ -1,0 +1,119 @@
+//! What runs out is refused and counted, and never waited for in a busy loop.
+
+use std::{
+    fs,
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use levee_tests::{
+    levee::ProxySetup,
+    proxy_lab::INTERFACE,
+    sockets::{Server, assert_echo, connect, echo, eventually, try_connect},
+};
+
+use crate::common::{Stage, address, backend, service};
+
+/// Time that a process has been on a CPU, all threads.
+fn on_cpu(process: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks
+        .map(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+            let ns = stat.split_whitespace().next().unwrap();
+            Duration::from_nanos(ns.parse().unwrap())
+        })
+        .sum()
+}
+
+/// The share of a CPU that levee uses while nothing is asked of it.
+fn share(stage: &Stage) -> f64 {
+    let (start, before) = (Instant::now(), on_cpu(stage.levee.id()));
+    thread::sleep(Duration::from_secs(2));
+    (on_cpu(stage.levee.id()) - before).as_secs_f64() / start.elapsed().as_secs_f64()
+}
+
+#[test]
+fn out_of_file_descriptors() {
+    const CLIENTS: usize = 300;
+    const DESCRIPTORS: u32 = 160;
+    let stage = Stage::with(&ProxySetup {
+        descriptors: Some(DESCRIPTORS),
+        interfaces: &[INTERFACE],
+        configuration: &format!(
+            "[proxy]\npipes_max = 0\n{}",
+            service(address(), "", &[backend()])
+        ),
+        ..ProxySetup::default()
+    });
+    println!("{}", stage.levee.log().unwrap());
+    let _server = Server::start(&stage.lab.backend, backend(), echo);
+    let clients: Vec<TcpStream> = (0..CLIENTS)
+        .filter_map(|_| try_connect(&stage.lab.client, address()).ok())
+        .collect();
+    let used = share(&stage);
+    let accepted = stage.metric("levee_connections", &[("leg", "client")]);
+    let refused = stage.metric("levee_connections_refused_total", &[]);
+    println!(
+        "{accepted} of {CLIENTS} connections with {DESCRIPTORS} descriptors, {refused} refused, \
+         {:.1} % of a CPU",
+        used * 100.0
+    );
+    assert!(accepted > 0 && refused > 0);
+    assert!(used < 0.25, "busy: {used}");
+    drop(clients);
+    stage.assert_nothing_left();
+    assert_echo(
+        &connect(&stage.lab.client, address()),
+        "as if nothing had been",
+    );
+}
+
+/// Backends that refuse every client, and clients that come back at once.
+#[test]
+fn a_refusing_backend_keeps_nobody_busy() {
+    let stage = Stage::simple("");
+    for _ in 0..200 {
+        // It may be reset before the connect has returned.
+        drop(try_connect(&stage.lab.client, address()));
+    }
+    eventually("all have ended", || {
+        stage.closed("connect_refused") + stage.closed("no_backend") + stage.closed("client_reset")
+            >= 200
+    });
+    stage.assert_nothing_left();
+    let used = share(&stage);
+    println!("{:.1} % of a CPU afterwards", used * 100.0);
+    assert!(used < 0.25, "busy: {used}");
+}
+
+/// Connections that are half-closed or full are waited for, not polled.
+#[test]
+fn waiting_keeps_nobody_busy() {
+    const CONNECTIONS: usize = 50;
+    let stage = Stage::simple("");
+    let listener = stage.listen();
+    let pairs: Vec<_> = (0..CONNECTIONS).map(|_| stage.pair(&listener)).collect();
+    for (number, (client, server)) in pairs.iter().enumerate() {
+        match number % 3 {
+            0 => client.shutdown(std::net::Shutdown::Write).unwrap(),
+            1 => server.shutdown(std::net::Shutdown::Write).unwrap(),
+            _ => fill(server),
+        }
+    }
+    let used = share(&stage);
+    println!(
+        "{:.1} % of a CPU for {CONNECTIONS} waiting connections",
+        used * 100.0
+    );
+    assert!(used < 0.25, "busy: {used}");
+}
+
+/// Writes until nothing more is taken.
+fn fill(mut stream: &TcpStream) {
+    stream
+        .set_write_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    while std::io::Write::write(&mut stream, &[0; 65_536]).is_ok() {}
+}
