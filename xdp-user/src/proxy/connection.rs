@@ -86,8 +86,14 @@ impl Serve {
     fn tell(&mut self, event: Event) {
         let mut event = Some(event);
         while let Some(told) = event.take() {
-            for action in self.slot.handle(self.now, told) {
-                event = self.act(action).or(event);
+            let actions = self.slot.handle(self.now, told);
+            let closes = |action| matches!(action, Action::CloseBoth(_));
+            let is_last = actions.into_iter().any(closes);
+            for action in actions {
+                // Closing the socket sends the FIN as well.
+                if !(is_last && matches!(action, Action::ShutdownWrite(_))) {
+                    event = self.act(action).or(event);
+                }
             }
         }
     }

@@ -121,23 +121,23 @@ fn poll_accept(
             Poll::Pending if retired => None,
             Poll::Pending => return Poll::Pending,
         };
-        match take(socket.get_ref()) {
+        let errno = match take(socket.get_ref()) {
             Ok((client, address)) => {
                 *accepted = true;
                 worker.accepted(hosted, client, address);
+                continue;
             }
-            Err(Errno::EAGAIN) if retired => return Poll::Ready(Turn::Over),
-            Err(Errno::EAGAIN) => {
+            Err(errno) => failed(errno, hosted, worker, socket),
+        };
+        match errno {
+            Some(Errno::EAGAIN) if retired => return Poll::Ready(Turn::Over),
+            Some(Errno::EAGAIN) => {
                 if let Some(mut guard) = guard {
                     guard.clear_ready();
                 }
             }
-            Err(Errno::EINTR) => {}
-            Err(errno) => {
-                if !failed(errno, hosted, worker, socket) {
-                    return Poll::Ready(Turn::Pause);
-                }
-            }
+            Some(_) => return Poll::Ready(Turn::Pause),
+            None => {}
         }
     }
     cx.waker().wake_by_ref();
@@ -156,21 +156,36 @@ fn take(listener: &Socket) -> Result<(Socket, SocketAddr), Errno> {
         .ok_or(Errno::EAFNOSUPPORT)
 }
 
-/// Counts an error of `accept`. False when there is no use in trying again at once.
-fn failed(errno: Errno, hosted: &Hosted, worker: &Worker, socket: &AsyncFd<Socket>) -> bool {
+/// Counts an error of `accept`, if it is one, and gets on if that is possible: `None` when it is
+/// worth trying again at once, `EAGAIN` when nobody waits.
+fn failed(
+    errno: Errno,
+    hosted: &Hosted,
+    worker: &Worker,
+    socket: &AsyncFd<Socket>,
+) -> Option<Errno> {
+    match errno {
+        Errno::EAGAIN => return Some(errno),
+        Errno::EINTR => return None,
+        _ => {}
+    }
     let reason = reason(errno);
     worker.accept_failed(reason, errno);
     match reason {
-        AcceptError::Network => true,
-        AcceptError::Memory | AcceptError::Other => false,
+        AcceptError::Network => None,
+        AcceptError::Memory | AcceptError::Other => Some(errno),
         AcceptError::Fds => {
             let mut reserve = worker.reserve();
             let client = reserve.spend().then(|| take(socket.get_ref()));
-            let reset = matches!(client, Some(Ok(_)));
-            if let Some(Ok((client, _))) = client {
-                hosted.refuse(client, Refusal::FdsExhausted);
-            }
-            reserve.fill() && reset
+            let after = match client {
+                Some(Ok((client, _))) => {
+                    hosted.refuse(client, Refusal::FdsExhausted);
+                    None
+                }
+                Some(Err(errno)) => Some(errno),
+                None => Some(errno),
+            };
+            if reserve.fill() { after } else { Some(errno) }
         }
     }
 }
