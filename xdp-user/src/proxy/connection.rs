@@ -12,7 +12,7 @@ use super::{
     header::{self, HEADER_MAX, Parsed},
     hosted::Tried,
     leg::{Failure, Got, Leg},
-    slot::{Signal, Slot},
+    slot::Slot,
     transfer::{Step, Transfer},
     worker::Worker,
 };
@@ -136,9 +136,9 @@ impl Serve {
             }
         }
         let spoke = self.legs[0].as_ref().is_some_and(Leg::has_input);
-        match slot.hosted.enter_half_open(self.now, slot.id.slot, spoke) {
+        match slot.enter_half_open(self.now, spoke) {
             Place::Free => {}
-            Place::Evicted { key } => self.worker.signal_to(key, Signal::Evict),
+            Place::Evicted { key } => self.worker.evict(key),
             Place::Full => return self.refuse(Refusal::HalfOpenFull),
         }
         Event::Admitted
@@ -202,7 +202,7 @@ impl Serve {
     fn open(&mut self) {
         self.since = Instant::now();
         let slot = &self.slot;
-        slot.hosted.leave_half_open(self.now, slot.id.slot);
+        slot.leave_half_open(self.now);
         if let Some(version) = slot.service().config.send_proxy {
             let (client, service) = (slot.client.get(), slot.service().address);
             let write = |buffer: &mut [u8]| header::write(version, client, service, buffer);

@@ -132,11 +132,7 @@ impl Hosted {
 
     /// Takes a place in the half-open queue.
     pub(super) fn enter_half_open(&self, now: Tick, key: u32, spoke: bool) -> Place {
-        let place = self.half_open.borrow_mut().enter(now, key, spoke);
-        if place == Place::Free {
-            self.count_half_open(1);
-        }
-        place
+        self.half_open.borrow_mut().enter(now, key, spoke)
     }
 
     /// The client has sent something.
@@ -144,16 +140,9 @@ impl Hosted {
         self.half_open.borrow_mut().spoke(key);
     }
 
-    /// Gives the place in the half-open queue back, if it has one.
-    pub(super) fn leave_half_open(&self, now: Tick, key: u32) {
-        if self.half_open.borrow_mut().leave(now, key).is_some() {
-            self.count_half_open(-1);
-        }
-    }
-
-    fn count_half_open(&self, change: i64) {
-        let hosting = self.hosting.borrow();
-        hosting.runtime.stats.half_open.add(change);
+    /// Gives the place in the half-open queue back. False if it has none.
+    pub(super) fn leave_half_open(&self, now: Tick, key: u32) -> bool {
+        self.half_open.borrow_mut().leave(now, key).is_some()
     }
 
     /// Publishes how old the oldest connect in progress is.

@@ -17,6 +17,7 @@ use super::{
 use crate::engine::{
     Tick,
     connection::{Action, Actions, Connection, Event, Phase},
+    half_open::Place,
     limits::Permit,
     tcp::{Side, TcpState},
 };
@@ -134,6 +135,29 @@ impl Slot {
     /// The place among the service's connections, to be given back.
     pub(super) fn take_admitted(&self) -> Option<Admitted> {
         self.admitted.take()
+    }
+
+    /// Takes a place in the half-open queue. It counts for the service as it was when the client
+    /// was accepted, which is also the one that it is given back to.
+    pub(super) fn enter_half_open(&self, now: Tick, spoke: bool) -> Place {
+        let place = self.hosted.enter_half_open(now, self.id.slot, spoke);
+        if place != Place::Full {
+            self.service().stats.half_open.add(1);
+        }
+        place
+    }
+
+    /// Gives the place in the half-open queue back, if it has one.
+    pub(super) fn leave_half_open(&self, now: Tick) {
+        if self.hosted.leave_half_open(now, self.id.slot) {
+            self.service().stats.half_open.add(-1);
+        }
+    }
+
+    /// Has lost the place in the half-open queue to another.
+    pub(super) fn evict(&self) {
+        self.service().stats.half_open.add(-1);
+        self.signal(Signal::Evict);
     }
 
     /// Lets the engine decide, and counts what that changes.

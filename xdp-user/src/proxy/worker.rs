@@ -301,7 +301,7 @@ impl Worker {
     /// Forgets a connection that ended.
     pub(super) fn leave(&self, slot: &Slot) {
         self.deadlines.clear(slot.id.slot);
-        slot.hosted.leave_half_open(self.now(), slot.id.slot);
+        slot.leave_half_open(self.now());
         self.slots.borrow_mut().remove(slot.id.slot as usize);
         self.left(&slot.hosting.runtime, slot.take_admitted());
         self.stats.connections.add(-1);
@@ -376,10 +376,10 @@ impl Worker {
         self.index
     }
 
-    /// Signals to the connection in a slot, if there is one.
-    pub(super) fn signal_to(&self, key: u32, signal: Signal) {
+    /// The connection in a slot has lost its place in the half-open queue.
+    pub(super) fn evict(&self, key: u32) {
         if let Some(slot) = self.slots.borrow().get(key as usize) {
-            slot.signal(signal);
+            slot.evict();
         }
     }
 
@@ -440,7 +440,9 @@ impl Worker {
             let more = self.deadlines.take(self.now(), &mut expired);
             for key in expired.drain(..) {
                 self.stats.wheel_fired.count();
-                self.signal_to(key, Signal::Timer);
+                if let Some(slot) = self.slots.borrow().get(key as usize) {
+                    slot.signal(Signal::Timer);
+                }
             }
             let busy = began.elapsed().as_micros();
             self.stats.wheel_busy_us.add(busy as u64);

@@ -151,3 +151,21 @@ fn the_oldest_who_has_sent_nothing_makes_room_and_nobody_who_has() {
     drop((spoke, newcomer));
     until(|| lab.proxy.connections() <= 2);
 }
+
+#[test]
+fn a_service_that_gets_another_name_takes_no_half_open_connection_along() {
+    let hole = BlackHole::new();
+    let lab = Lab::new(options(&[hole.address]));
+    let service = lab.service();
+    let client = lab.connect();
+    until(|| service.stats.half_open.get() == 1);
+    let renamed = [super::support::service(
+        "t",
+        lab.address,
+        options(&[hole.address]),
+    )];
+    lab.proxy.commit(lab.proxy.stage(&renamed).unwrap());
+    rst(client);
+    until(|| lab.proxy.connections() == 0);
+    assert_eq!(service.stats.half_open.get(), 0);
+}
