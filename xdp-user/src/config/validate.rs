@@ -3,24 +3,28 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
-    ops::{Range, RangeInclusive},
+    ops::Range,
     sync::Arc,
 };
 
-use toml::{Spanned, Value};
+use toml::Spanned;
 
 use super::{
     CONTROL_SOCKET, Config, ConfigError, HostOptions, INTERFACES_MAX, Interface, METRICS_LISTEN,
     Mode, PROXY_SERVICES_MAX, SECRET_FILE, SERVICES_MAX, Service,
     error::Problems,
-    field::{self, Judged, ServiceMode, refusal},
-    raw::{self, Field},
-    units,
+    field::{self, ServiceMode, refusal},
+    raw, units,
 };
 
+mod backends;
 mod check;
 mod keepalive;
+mod limits;
 mod proxy;
+mod read;
+
+use read::{boolean, integer, missing, place_of, string};
 
 /// Where something stands in the file; `None` for the command line.
 type Place = Option<Range<usize>>;
@@ -133,7 +137,7 @@ pub(super) fn services(
 }
 
 /// Checks what services in `proxy` mode have in common. `backends` are those of all of them.
-fn proxied(problems: &mut Problems<'_>, services: &[Service], backends: proxy::Addresses) {
+fn proxied(problems: &mut Problems<'_>, services: &[Service], backends: backends::Addresses) {
     let proxied = services.iter().filter(|service| service.proxy().is_some());
     let proxied: HashMap<_, _> = proxied.map(|s| (s.address, s.name.clone())).collect();
     let found = proxied.len();
@@ -142,7 +146,7 @@ fn proxied(problems: &mut Problems<'_>, services: &[Service], backends: proxy::A
         let message = refusal(found, &format!("at most {PROXY_SERVICES_MAX}"));
         problems.add(None, "service.mode", message);
     }
-    proxy::refuse_loops(problems, backends, &proxied);
+    backends::refuse_loops(problems, backends, &proxied);
 }
 
 /// One that was refused is on the list of problems already: that none is left is no news then.
@@ -203,7 +207,7 @@ fn interface(
 fn service(
     problems: &mut Problems<'_>,
     raw: Spanned<raw::Service>,
-    backends: &mut proxy::Addresses,
+    backends: &mut backends::Addresses,
 ) -> Option<(Place, Service)> {
     let table = raw.span();
     let mut raw = raw.into_inner();
@@ -241,7 +245,7 @@ fn mode(
     mut raw: raw::Service,
     address: Option<SocketAddr>,
     table: &Range<usize>,
-    backends: &mut proxy::Addresses,
+    backends: &mut backends::Addresses,
 ) -> Mode {
     let given = raw.mode.take();
     let mode = match given {
@@ -277,72 +281,6 @@ fn foreign(problems: &mut Problems<'_>, span: Range<usize>, key: &str, mode: &st
     let found = format!("it in a service with mode = \"{mode}\"");
     let message = refusal(found, &format!("only with mode = \"{of}\""));
     problems.add(Some(span), key, message);
-}
-
-fn place_of(field: &Field) -> Place {
-    field.as_ref().map(Spanned::span)
-}
-
-fn missing(problems: &mut Problems<'_>, table: Range<usize>, key: &str, allowed: &str) {
-    problems.add(Some(table), key, refusal("nothing", allowed));
-}
-
-fn string<T>(
-    problems: &mut Problems<'_>,
-    key: &str,
-    field: Field,
-    judge: impl FnOnce(&str) -> Judged<T>,
-) -> Option<T> {
-    let field = field?;
-    let span = field.span();
-    let judged = match field.get_ref() {
-        Value::String(text) => judge(text),
-        other => Err(refusal(describe(other), "a string, in quotes")),
-    };
-    judged
-        .map_err(|message| problems.add(Some(span), key, message))
-        .ok()
-}
-
-fn boolean(problems: &mut Problems<'_>, key: &str, field: Field) -> Option<bool> {
-    let field = field?;
-    if let Value::Boolean(value) = field.get_ref() {
-        return Some(*value);
-    }
-    let message = refusal(describe(field.get_ref()), "true or false");
-    problems.add(Some(field.span()), key, message);
-    None
-}
-
-fn integer<T: TryFrom<i64>>(
-    problems: &mut Problems<'_>,
-    key: &str,
-    field: Field,
-    range: RangeInclusive<i64>,
-) -> Option<T> {
-    let field = field?;
-    let value = match field.get_ref() {
-        Value::Integer(value) if range.contains(value) => T::try_from(*value).ok(),
-        _ => None,
-    };
-    if value.is_none() {
-        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
-        let message = refusal(describe(field.get_ref()), &allowed);
-        problems.add(Some(field.span()), key, message);
-    }
-    value
-}
-
-fn describe(value: &Value) -> String {
-    match value {
-        Value::String(text) => field::quoted(text),
-        Value::Integer(value) => value.to_string(),
-        Value::Float(value) => value.to_string(),
-        Value::Boolean(value) => value.to_string(),
-        Value::Datetime(value) => value.to_string(),
-        Value::Array(_) => "an array".into(),
-        Value::Table(_) => "a table".into(),
-    }
 }
 
 #[cfg(test)]

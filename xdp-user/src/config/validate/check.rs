@@ -12,7 +12,8 @@ use super::{
         raw::{self, Field},
         target, units,
     },
-    Place, describe, integer, missing, place_of, string,
+    Place,
+    read::{describe, integer, missing, place_of, string},
 };
 
 /// Between two checks.

@@ -12,7 +12,7 @@ use super::{
         raw::Field,
         units,
     },
-    describe,
+    read::describe,
 };
 
 const ALLOWED: &str = "\"off\", \"classic\" (2 h, 75 s, 10 probes), \"heartbeat\" (30 s, 5 s, 3 probes) or a table \
