@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod proxying;
 pub mod reap;
 pub mod reload;
+pub mod running;
 pub mod secret;
 pub mod services;
 pub mod shared;

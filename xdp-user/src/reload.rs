@@ -17,7 +17,8 @@ use crate::{
     netlink::link::links,
     offer::KernelOffer,
     proxying::Proxying,
-    shared::{Running, Shared},
+    running::Running,
+    shared::Shared,
     startup, warnings,
 };
 

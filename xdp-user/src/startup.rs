@@ -17,8 +17,8 @@ use crate::{
     offer::{KernelOffer, Sysctls},
     preflight::{self, Facts, Kernel},
     protection::Protection,
+    running::Running,
     secret::Secret,
-    shared::Running,
     vlans::Vlans,
 };
 
