@@ -7,10 +7,13 @@ use std::{
 };
 
 use hickory_resolver::{
-    TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+    Hosts, TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
     net::runtime::TokioRuntimeProvider,
-    proto::rr::RecordType,
+    proto::{
+        op::Query,
+        rr::{Name, RecordType},
+    },
 };
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -38,8 +41,9 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Look-ups at a time; each is two questions. Further ones wait.
 const LOOKUPS_MAX: usize = 16;
 
-/// Asks DNS and the hosts file.
+/// Looks into the hosts file, and asks DNS for what is not there.
 pub(super) struct Resolver {
+    hosts: Hosts,
     inner: Result<TokioResolver, String>,
     permits: Semaphore,
 }
@@ -56,6 +60,11 @@ impl Resolver {
     /// With `server`, or what the system is configured for; that is read here. Where it cannot be
     /// read, every look-up fails and says so.
     pub(super) fn new(server: Option<SocketAddr>) -> Self {
+        // A system without a hosts file has no hosts in it.
+        Self::with_hosts(server, Hosts::from_system().unwrap_or_default())
+    }
+
+    fn with_hosts(server: Option<SocketAddr>, hosts: Hosts) -> Self {
         let builder = match server {
             Some(server) => Ok(TokioResolver::builder_with_config(
                 only(server),
@@ -68,9 +77,11 @@ impl Resolver {
             // Answers are kept as long as they are valid by who asks.
             options.cache_size = 0;
             options.timeout = QUERY_TIMEOUT;
+            options.use_hosts_file = ResolveHosts::Never;
             builder.build()
         });
         Self {
+            hosts,
             inner: inner.map_err(|error| format!("cannot resolve names: {error}")),
             permits: Semaphore::new(LOOKUPS_MAX),
         }
@@ -78,6 +89,9 @@ impl Resolver {
 
     /// Looks up both families' addresses of a host.
     pub(super) async fn look_up(&self, host: &str) -> Answer {
+        if let Some(answer) = self.look_into_hosts(host) {
+            return answer;
+        }
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await;
         let (v4, v6) = tokio::join!(
@@ -95,6 +109,25 @@ impl Resolver {
                 until.saturating_duration_since(Instant::now())
             }),
         }
+    }
+
+    /// What the hosts file has. DNS is not asked for a family that is missing there: it knows
+    /// nothing of such names, and may be out of reach.
+    fn look_into_hosts(&self, host: &str) -> Option<Answer> {
+        let name = Name::from_utf8(host).ok()?;
+        let [v4, v6] = [RecordType::A, RecordType::AAAA].map(|kind| {
+            let found = self
+                .hosts
+                .lookup_static_host(&Query::query(name.clone(), kind));
+            let records = found.iter().flat_map(|lookup| lookup.answers());
+            let addresses = records.filter_map(|record| record.data.ip_addr());
+            addresses.collect::<BTreeSet<_>>()
+        });
+        (!v4.is_empty() || !v6.is_empty()).then_some(Answer {
+            v4: Ok(v4),
+            v6: Ok(v6),
+            valid_for: VALID_MAX,
+        })
     }
 
     /// The addresses in a host's records, and until when they are valid. That there are none is no

@@ -124,3 +124,19 @@ async fn a_server_is_asked_for_both_families() {
     let found = resolver.look_up("gone.example").await;
     assert_eq!((found.v4, found.v6), (Ok(ips(&[])), Ok(ips(&[]))));
 }
+
+#[tokio::test]
+async fn what_the_hosts_file_has_is_not_asked_for() {
+    let server = DnsServer::new();
+    server.set("app.example", Zone::of(60, &["10.0.0.9", "2001:db8::9"]));
+    server.set("other.example", Zone::of(60, &["10.0.0.8"]));
+    let mut hosts = Hosts::default();
+    let file = "10.0.0.1 app.example\n10.0.0.2 app app.example # not alone\n";
+    hosts.read_hosts_conf(file.as_bytes()).unwrap();
+    let resolver = Resolver::with_hosts(Some(server.address), hosts);
+    let found = resolver.look_up("app.example").await;
+    assert_eq!(found.v4, Ok(ips(&["10.0.0.1", "10.0.0.2"])));
+    assert_eq!(found.v6, Ok(ips(&[])));
+    let found = resolver.look_up("other.example").await;
+    assert_eq!(found.v4, Ok(ips(&["10.0.0.8"])));
+}
