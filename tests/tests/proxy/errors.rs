@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::TcpStream,
     thread,
     time::{Duration, Instant},
@@ -68,6 +69,48 @@ fn out_of_file_descriptors() {
         &connect(&stage.lab.client, address()),
         "as if nothing had been",
     );
+}
+
+/// The kernel refuses descriptors that levee counts on.
+#[test]
+fn file_descriptors_taken_away() {
+    let stage = Stage::simple("");
+    let _server = Server::start(&stage.lab.backend, backend(), echo);
+    let held = connect(&stage.lab.client, address());
+    assert_echo(&held, "before");
+    let limit = |descriptors: usize| {
+        let id = stage.levee.id();
+        let line = format!("prlimit --pid {id} --nofile={descriptors}:");
+        stage.lab.proxy.tool(&line).unwrap();
+    };
+    let open = fs::read_dir(format!("/proc/{}/fd", stage.levee.id())).unwrap();
+    limit(open.count());
+    let turned_away: Vec<_> = (0..20)
+        .map(|_| try_connect(&stage.lab.client, address()))
+        .collect();
+    let used = share(&stage);
+    let short = || {
+        stage.metric("levee_accept_errors_total", &[("reason", "fds")])
+            + stage.closed("fds_exhausted")
+            + stage.refused("fds_exhausted")
+    };
+    assert_echo(&held, "meanwhile");
+    limit(1_000);
+    println!(
+        "{} times without descriptors, {:.1} % of a CPU",
+        short(),
+        used * 100.0
+    );
+    assert!(short() > 0);
+    assert!(used < 0.25, "busy: {used}");
+    drop(turned_away);
+    eventually("clients are served again", || {
+        let mut client = connect(&stage.lab.client, address());
+        let exchange = client
+            .write_all(b"x")
+            .and_then(|()| client.read_exact(&mut [0]));
+        exchange.is_ok()
+    });
 }
 
 /// Backends that refuse every client, and clients that come back at once.

@@ -11,4 +11,5 @@ mod flooded;
 mod header;
 mod health;
 mod limits;
+mod programs;
 mod reaping;
