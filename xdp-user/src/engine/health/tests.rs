@@ -108,6 +108,22 @@ fn never_ejected_without_checks_or_when_off_or_down() {
 }
 
 #[test]
+fn the_last_usable_backend_is_never_ejected() {
+    // The others are down, not ejected: half of the pool would still be left.
+    let alone = Peers {
+        total: 4,
+        usable: 0,
+        ejected: 0,
+    };
+    let mut health = Health::new(Tick(0), true);
+    health.check(Tick(0), true, &policy());
+    assert_eq!(fail(&mut health, Tick(1), 1_000, alone), None);
+    assert!(health.usable(true));
+    let not_alone = Peers { usable: 1, ..alone };
+    assert!(fail(&mut health, Tick(2), 1, not_alone).is_some());
+}
+
+#[test]
 fn down_shows_before_ejected() {
     let policy = policy();
     let mut health = Health::new(Tick(0), true);
