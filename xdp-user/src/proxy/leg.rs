@@ -229,7 +229,7 @@ impl Leg {
 
     /// Whether the peer's FIN has arrived, perhaps behind bytes that were not read yet. Asks the
     /// kernel nothing.
-    pub(super) fn fin_is_there(&self) -> bool {
+    fn fin_is_there(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         // A RST closes both directions.
         let both = Interest::READABLE | Interest::WRITABLE;

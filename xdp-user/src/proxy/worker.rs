@@ -1,45 +1,37 @@
 //! A worker: one thread with its own event loop, listeners and connections.
 
+mod admission;
+mod commands;
+
 use std::{
     cell::{Cell, RefCell, RefMut},
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use nix::errno::Errno;
 use slab::Slab;
 use socket2::Socket;
 use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::{mpsc::UnboundedReceiver, oneshot},
-    task::{self, JoinHandle, spawn_local},
+    io::unix::AsyncFd,
+    sync::oneshot,
+    task::{self, JoinHandle},
     time,
 };
 
 use super::{
-    connection::Serve,
     deadlines::Deadlines,
-    header,
     hosted::{Hosted, Hosting},
-    info::{ConnectionId, Filter, Listing},
-    keepalive,
-    leg::Leg,
-    listener::{self, Reserve},
+    info::{Filter, Listing},
+    listener::Reserve,
     pipe::{Pipe, PipePool},
-    runtime::ServiceRuntime,
     shared::Shared,
-    slot::{Admitted, Signal, Slot},
+    slot::{Signal, Slot},
     stats::WorkerStats,
 };
-use crate::engine::{
-    Tick,
-    reason::{AcceptError, Refusal},
-    tcp::Side,
-    wheel::MOVES_MAX,
-};
+use crate::engine::{Tick, wheel::MOVES_MAX};
 
 /// Size of the buffer that all connections of a worker read into, bytes.
 pub(super) const SCRATCH_LEN: usize = 64 << 10;
@@ -130,183 +122,6 @@ impl Worker {
         }
     }
 
-    /// Does what is asked until nobody can ask any more.
-    pub(super) async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
-        while let Some(command) = commands.recv().await {
-            match command {
-                Command::Serve(hosting, socket) => self.serve(hosting, socket),
-                Command::Replace(hosting) => self.replace(hosting),
-                Command::Retire(address) => {
-                    if let Some(accepting) = self.services.borrow_mut().remove(&address) {
-                        spawn_local(async move {
-                            time::sleep(RETIRE_GRACE).await;
-                            accepting.hosted.retire();
-                        });
-                    }
-                }
-                // Whoever asked may have gone; the answer is nobody's then.
-                Command::List(filter, max, answer) => {
-                    answer.send(self.list(&filter, max)).ok();
-                }
-                Command::Kill(filter, answer) => {
-                    let chosen = |slot: &Slot| slot.matches(&filter, self.now());
-                    answer.send(self.signal(Signal::Kill, chosen)).ok();
-                }
-                Command::Drain(answer) => self.drain(answer),
-                Command::DrainExpired => {
-                    self.signal(Signal::DrainExpired, |_| true);
-                }
-            }
-        }
-    }
-
-    fn drain(&self, answer: oneshot::Sender<()>) {
-        self.draining.set(true);
-        self.signal(Signal::Drain, |_| true);
-        let retired: Vec<_> = self.services.take().into_values().collect();
-        for accepting in &retired {
-            accepting.hosted.retire();
-        }
-        spawn_local(async move {
-            for accepting in retired {
-                drop(accepting.socket);
-                // A listener whose task panicked is closed as well.
-                accepting.task.await.ok();
-            }
-            answer.send(()).ok();
-        });
-    }
-
-    fn serve(self: &Rc<Self>, hosting: Hosting, socket: Socket) {
-        let address = hosting.runtime.address;
-        // SAFETY: the socket owns its descriptor, which stays the same and open until it is dropped,
-        // and nothing takes it out of here.
-        let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        let socket = match registered {
-            Ok(socket) => Rc::new(socket),
-            Err(error) => {
-                log::error!("cannot wait for connections at {address}: {error}");
-                return;
-            }
-        };
-        let hosted = Rc::new(Hosted::new(hosting, self.index, &self.shared));
-        let accept = listener::accept(Rc::clone(&hosted), Rc::clone(self), Rc::clone(&socket));
-        let accepting = Accepting {
-            hosted,
-            socket,
-            task: spawn_local(accept),
-        };
-        self.services.borrow_mut().insert(address, accepting);
-    }
-
-    fn replace(&self, hosting: Hosting) {
-        let services = self.services.borrow();
-        let Some(accepting) = services.get(&hosting.runtime.address) else {
-            return;
-        };
-        let probes = hosting.runtime.config.keepalive[Side::Client.index()];
-        if let Err(error) = keepalive::set(accepting.socket.get_ref(), probes) {
-            let address = hosting.runtime.address;
-            log::warn!("cannot change the keepalive probes of {address}: {error}");
-        }
-        accepting.hosted.replace(hosting, self.index, &self.shared);
-    }
-
-    /// Takes on a client, or turns it away.
-    pub(super) fn accepted(
-        self: &Rc<Self>,
-        hosted: &Rc<Hosted>,
-        client: Socket,
-        address: SocketAddr,
-    ) {
-        let hosting = hosted.hosting();
-        let header = match header::is_expected(&hosting.runtime.config, address.ip()) {
-            Ok(header) => header,
-            Err(reason) => return hosted.refuse(client, reason),
-        };
-        if let Err(reason) = self.shared.enter() {
-            return hosted.refuse(client, reason);
-        }
-        // Behind an upstream it is not known yet who the client is.
-        let admitted = (!header).then(|| self.admit(&hosting, Some(address.ip())));
-        let admitted = match admitted.transpose() {
-            Ok(admitted) => admitted,
-            Err(reason) => {
-                self.shared.leave();
-                return hosted.refuse(client, reason);
-            }
-        };
-        let prepared = hosted.set_keepalive(&client);
-        let leg = match prepared.and_then(|()| Leg::connected(client)) {
-            Ok(leg) => leg,
-            Err(error) => {
-                log::warn!("cannot use the socket of {address}: {error}");
-                self.left(&hosting.runtime, admitted);
-                return;
-            }
-        };
-        hosting.runtime.stats.accepted.count();
-        self.stats.connections.add(1);
-        let slot = self.place(hosting, Rc::clone(hosted), address, admitted);
-        if self.draining.get() {
-            slot.signal(Signal::Drain);
-        }
-        spawn_local(Serve::new(slot, Rc::clone(self), leg, header));
-    }
-
-    /// Counts a connection of `client`, or of an upstream for itself, to a service.
-    ///
-    /// # Errors
-    /// Fails with the first bound that is reached.
-    pub(super) fn admit(
-        &self,
-        hosting: &Hosting,
-        client: Option<IpAddr>,
-    ) -> Result<Admitted, Refusal> {
-        let permit =
-            self.shared
-                .enter_service(self.now(), &hosting.runtime, hosting.number, client)?;
-        Ok(Admitted { client, permit })
-    }
-
-    fn left(&self, runtime: &ServiceRuntime, admitted: Option<Admitted>) {
-        if let Some(admitted) = admitted {
-            self.shared
-                .leave_service(runtime, admitted.client, admitted.permit);
-        }
-        self.shared.leave();
-    }
-
-    fn place(
-        &self,
-        hosting: Hosting,
-        hosted: Rc<Hosted>,
-        client: SocketAddr,
-        admitted: Option<Admitted>,
-    ) -> Rc<Slot> {
-        let mut slots = self.slots.borrow_mut();
-        let entry = slots.vacant_entry();
-        self.serial.set(self.serial.get().wrapping_add(1));
-        let id = ConnectionId {
-            worker: self.index,
-            slot: entry.key() as u32,
-            serial: self.serial.get(),
-        };
-        let slot = Slot::new(id, hosting, hosted, client, admitted, self.now());
-        let slot = Rc::new(slot);
-        entry.insert(Rc::clone(&slot));
-        slot
-    }
-
-    /// Forgets a connection that ended.
-    pub(super) fn leave(&self, slot: &Slot) {
-        self.deadlines.clear(slot.id.slot);
-        slot.leave_half_open(self.now());
-        self.slots.borrow_mut().remove(slot.id.slot as usize);
-        self.left(&slot.hosting.runtime, slot.take_admitted());
-        self.stats.connections.add(-1);
-    }
-
     /// The time.
     pub(super) fn now(&self) -> Tick {
         Tick::of(self.start.elapsed())
@@ -355,17 +170,6 @@ impl Worker {
         self.reserve.borrow_mut()
     }
 
-    /// Counts a failed `accept`, and logs one a minute.
-    pub(super) fn accept_failed(&self, reason: AcceptError, errno: Errno) {
-        self.stats.accept_errors[reason.index()].count();
-        let now = Instant::now();
-        let logged = self.accept_error_logged.get();
-        if logged.is_none_or(|logged| now - logged >= LOG_PAUSE) {
-            self.accept_error_logged.set(Some(now));
-            log::warn!("cannot accept a client: {errno}");
-        }
-    }
-
     /// What all workers share.
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
@@ -397,33 +201,6 @@ impl Worker {
             }
             self.reserve.borrow_mut().fill();
         }
-    }
-
-    /// Lists connections.
-    fn list(&self, filter: &Filter, max: usize) -> Listing {
-        let now = self.now();
-        let mut listing = Listing::default();
-        for (_, slot) in &*self.slots.borrow() {
-            if slot.matches(filter, now) {
-                listing.matched += 1;
-                if listing.rows.len() < max {
-                    listing.rows.push(slot.info(now));
-                }
-            }
-        }
-        listing
-    }
-
-    /// Signals to those that are chosen, and tells how many they are.
-    fn signal(&self, signal: Signal, chosen: impl Fn(&Slot) -> bool) -> u64 {
-        let mut signalled = 0;
-        for (_, slot) in &*self.slots.borrow() {
-            if chosen(slot) {
-                slot.signal(signal);
-                signalled += 1;
-            }
-        }
-        signalled
     }
 
     /// Deadlines of this worker's connections.
