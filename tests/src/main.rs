@@ -7,7 +7,10 @@ use levee_tests::{
     bench::{
         datapath::{self, DatapathOptions},
         flood::{self, BenchOptions},
-        proxy::{self, ProxyOptions, System},
+        proxy::{
+            self, ProxyOptions, System,
+            idle::{self, IdleOptions},
+        },
     },
     demo::{self, DemoOptions},
     guest::GuestOptions,
@@ -79,6 +82,23 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Memory and CPU of the proxy for many idle connections, for levee and others. Needs file
+    /// descriptors: where they do not suffice, run it in a guest.
+    Idle {
+        /// Connections.
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(idle::CONNECTIONS_MAX)))]
+        connections: u32,
+        /// How long they are watched, seconds.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=120))]
+        seconds: u32,
+        /// What is measured: levee, haproxy, nginx-stream.
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "levee,haproxy,nginx-stream"
+        )]
+        systems: Vec<System>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -130,6 +150,21 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 json,
             };
             proxy::run(&options, &interrupt)?;
+        }
+        Command::Bench {
+            bench:
+                Bench::Idle {
+                    connections,
+                    seconds,
+                    systems,
+                },
+        } => {
+            let options = IdleOptions {
+                connections,
+                seconds,
+                systems,
+            };
+            idle::run(&options, &interrupt)?;
         }
     }
     Ok(ExitCode::SUCCESS)

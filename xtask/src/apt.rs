@@ -36,7 +36,8 @@ impl Apt {
 
     /// Fetches the lists of another Debian release, from where the system's are fetched.
     pub(crate) fn open_release(workspace: &Workspace, codename: &str) -> Result<Self> {
-        let mut apt = Self::prepare(workspace)?;
+        // Which of the sources is which, their lists tell.
+        let mut apt = Self::open(workspace)?;
         let format = "$(REPO_URI) $(LABEL)";
         let targets =
             process::output(

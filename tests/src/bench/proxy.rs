@@ -9,6 +9,7 @@
 //! levee's XDP program runs in generic mode: in veth's driver it would need another on the client's
 //! end, which would cost the load more than the proxy.
 mod backend;
+pub mod idle;
 mod load;
 mod results;
 mod system;
