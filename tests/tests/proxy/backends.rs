@@ -204,3 +204,49 @@ fn a_backend_that_resets_in_the_middle() {
     stage.assert_nothing_left();
     assert_eq!(stage.closed("backend_reset"), 20);
 }
+
+/// As many connects in progress as there may be.
+fn full_queue(speak: bool) -> (Stage, Vec<TcpStream>) {
+    let hole: SocketAddr = ([10, 78, 2, 99], backend().port()).into();
+    let settings = "connect_timeout = \"1m\"\nretries = 0\nhalf_open_max = 4";
+    let stage = one_worker(&service(address(), settings, &[hole]));
+    blackhole(&stage);
+    let clients = (1..=4).map(|depth| {
+        let mut waiting = client(&stage);
+        if speak {
+            std::io::Write::write_all(&mut waiting, b"hello").unwrap();
+        }
+        eventually("it waits for the backend", || {
+            stage.metric("levee_half_open_connections", &[("leg", "backend")]) == depth
+        });
+        waiting
+    });
+    let clients = clients.collect();
+    (stage, clients)
+}
+
+#[test]
+fn the_oldest_silent_client_makes_room() {
+    let (stage, clients) = full_queue(false);
+    let newcomer = client(&stage);
+    assert_reset(&clients[0]);
+    assert_eq!(stage.metric("levee_half_open_evicted_total", &[]), 1);
+    for waiting in clients[1..].iter().chain([&newcomer]) {
+        waiting.set_nonblocking(true).unwrap();
+        let waits = waiting.peek(&mut [0]).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn clients_that_have_spoken_are_not_pushed_out() {
+    let (stage, clients) = full_queue(true);
+    turned_away(&stage);
+    assert_eq!(stage.refused("half_open_full"), 1);
+    assert_eq!(stage.metric("levee_half_open_evicted_total", &[]), 0);
+    for waiting in &clients {
+        waiting.set_nonblocking(true).unwrap();
+        let waits = waiting.peek(&mut [0]).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
