@@ -102,6 +102,7 @@ impl Running {
             System::Levee => {
                 let setup = ProxySetup {
                     cpu: None,
+                    descriptors: None,
                     interfaces: &[INTERFACE],
                     configuration: &levee(&backends, connections),
                 };
