@@ -15,6 +15,9 @@ const DISTANCE: Duration = Duration::from_millis(200);
 /// Attempts, each over twice the distance of the one before.
 const ATTEMPTS: u32 = 5;
 
+/// The share of its ticks that a virtual machine may be late with, or make up for.
+const DRIFT: f64 = 0.02;
+
 /// Jiffies are read as their low 31 bits.
 const JIFFIES_MASK: u32 = (1 << 31) - 1;
 
@@ -68,8 +71,9 @@ fn fitting(first: Reading, second: Reading) -> Vec<u32> {
     let most = (second.after - first.before).as_secs_f64();
     let fits = |rate: &u32| {
         let rate = f64::from(*rate);
+        let (least, most) = (rate * least * (1.0 - DRIFT), rate * most * (1.0 + DRIFT));
         // A jiffy that had just begun at either end makes a difference of one.
-        (rate * least - 1.0..=rate * most + 1.0).contains(&jiffies)
+        (least - 1.0..=most + 1.0).contains(&jiffies)
     };
     RATES.into_iter().filter(fits).collect()
 }
@@ -99,6 +103,12 @@ mod tests {
     #[test]
     fn the_counter_may_wrap() {
         let (first, second) = readings([JIFFIES_MASK - 9, 40], 200, 0);
+        assert_eq!(fitting(first, second), [250]);
+    }
+
+    #[test]
+    fn a_virtual_machine_may_lose_some_ticks() {
+        let (first, second) = readings([0, 796], 3200, 0);
         assert_eq!(fitting(first, second), [250]);
     }
 
