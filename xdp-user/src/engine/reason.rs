@@ -124,8 +124,6 @@ labels! {
         HalfOpenFull = "half_open_full",
         /// File descriptors.
         FdsExhausted = "fds_exhausted",
-        /// The proxy is being stopped.
-        Draining = "draining",
         /// The service takes PROXY headers only, and this upstream is not on its list.
         UntrustedHeader = "untrusted_header",
     }

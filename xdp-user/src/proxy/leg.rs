@@ -211,30 +211,18 @@ impl Leg {
 
     /// Reads into `buffer`.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
-        // Asked before the read: what came ahead of a FIN that is known by now is all there.
-        let closed = self.fin_is_there();
         match recv(self.stream.as_raw_fd(), buffer, MsgFlags::empty()) {
             Ok(0) => self.ended(),
             Ok(n) => {
                 if n < buffer.len() {
-                    // That was all; asking once more would only cost a system call.
-                    self.eof = closed;
+                    // That was all; asking once more would only cost a system call. A FIN behind it
+                    // stays known, so that the next read is not waited for.
                     self.clear(Interest::READABLE);
                 }
                 Got::Bytes(n)
             }
             Err(errno) => self.read_failed(errno),
         }
-    }
-
-    /// Whether the peer's FIN has arrived, perhaps behind bytes that were not read yet. Asks the
-    /// kernel nothing.
-    fn fin_is_there(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        // A RST closes both directions.
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let ready = self.readiness(&mut cx, both);
-        ready.is_read_closed() && !ready.is_write_closed()
     }
 
     /// Writes as much of `bytes` as fits.
