@@ -26,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// After a failure, so that a dead proxy is not hammered.
 const FAILURE_PAUSE: Duration = Duration::from_millis(5);
 const STREAM_BUFFER: usize = 1 << 20;
+/// Idle connections are opened by so many at a time.
+const IDLE_THREADS: usize = 16;
 
 /// Where a load runs and whom it is for.
 #[derive(Clone, Debug)]
@@ -216,25 +218,32 @@ pub(super) fn latencies(from: &From, rate: u32, length: Duration) -> Result<Vec<
 
 /// Opens connections and has one request answered on each.
 pub(super) fn idle(from: &From, connections: usize) -> Result<Vec<StdStream>> {
-    let target = from.target;
-    let thread = spawn(&from.netns, from.cpu, move || {
-        let expected = response();
-        let mut answer = expected.clone();
-        let mut open = Vec::with_capacity(connections);
-        for number in 0..connections {
-            let mut stream = StdStream::connect_timeout(&target, LIMIT)
-                .with_context(|| format!("connection {number} of {connections}"))?;
-            stream.set_read_timeout(Some(LIMIT))?;
-            stream.write_all(KEEP)?;
-            stream
-                .read_exact(&mut answer)
-                .with_context(|| format!("connection {number} of {connections}"))?;
-            ensure!(answer == expected, "connection {number} got another answer");
-            open.push(stream);
-        }
-        Ok(open)
-    })?;
-    thread.join().map_err(|_| anyhow!("the load panicked"))?
+    let threads: Vec<_> = (0..IDLE_THREADS)
+        .map(|number| {
+            let target = from.target;
+            let share = (connections + number) / IDLE_THREADS;
+            spawn(&from.netns, from.cpu, move || {
+                (0..share).map(|_| open(target)).collect::<Result<Vec<_>>>()
+            })
+        })
+        .collect::<Result<_>>()?;
+    let mut all = Vec::with_capacity(connections);
+    for thread in threads {
+        let opened = thread.join().map_err(|_| anyhow!("the load panicked"))?;
+        all.extend(opened.with_context(|| format!("{connections} idle connections"))?);
+    }
+    Ok(all)
+}
+
+fn open(target: SocketAddr) -> Result<StdStream> {
+    let expected = response();
+    let mut answer = vec![0; expected.len()];
+    let mut stream = StdStream::connect_timeout(&target, LIMIT).context("connect")?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(KEEP)?;
+    stream.read_exact(&mut answer).context("answer")?;
+    ensure!(answer == expected, "another answer");
+    Ok(stream)
 }
 
 /// The value below which a share of the samples is, 0 to 1; they are sorted by it. Zero for none.
