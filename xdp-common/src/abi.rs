@@ -86,8 +86,8 @@ pub struct Control {
     pub key_slot: u32,
     /// Low 32 bits of the number of the epoch that `key_slot` belongs to, for the log.
     pub epoch: u32,
-    /// The controller's clock in seconds, monotonic and wrapping. Were it to stop, marks in
-    /// `CLOSING` would add up, which costs socket lookups and nothing else.
+    /// The controller's clock in seconds, monotonic and wrapping, 1 at its start. Were it to stop,
+    /// marks in `CLOSING` would add up, which costs socket lookups and nothing else.
     pub clock_s: u32,
 }
 

@@ -28,6 +28,9 @@ use crate::{
 /// second is to cover.
 pub const GRACE: Duration = Duration::from_secs(1);
 
+/// What the data path's clock starts at: 0 is "never" where it notes when it last logged something.
+const CLOCK_START_S: u32 = 1;
+
 /// A running data path, as far as it is told what to do.
 #[derive(Debug)]
 pub struct Protection {
@@ -68,7 +71,7 @@ impl Protection {
             generation: 0,
             key_slot: slot,
             epoch,
-            clock_s: 0,
+            clock_s: CLOCK_START_S,
         };
         datapath.set_control(&control)?;
         Ok(Self {
@@ -91,9 +94,9 @@ impl Protection {
     /// # Errors
     /// Fails when the kernel refuses a write.
     pub fn tick(&mut self, unix_s: u64, uptime_s: u32) -> Result<bool> {
-        self.control.clock_s = uptime_s;
+        self.control.clock_s = uptime_s.wrapping_add(CLOCK_START_S);
         self.datapath.set_control(&self.control)?;
-        self.forget_closed(uptime_s)?;
+        self.forget_closed(self.control.clock_s)?;
         let schedule = Schedule::at(unix_s);
         let held = KeyState {
             keys: self.control.keys,

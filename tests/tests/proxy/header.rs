@@ -130,6 +130,7 @@ fn told_through(upstream_version: &str) {
     let client = connect_from(&stage.lab.client, source, upstream);
     let own = client.local_addr().unwrap();
     assert_eq!(told(&client), truth(own, address()));
+    drop(client);
     stage.assert_nothing_left();
 }
 
