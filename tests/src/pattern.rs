@@ -2,6 +2,8 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    thread,
+    time::Instant,
 };
 
 /// Bytes in a block of a [`Pattern`].
@@ -11,6 +13,25 @@ pub const BLOCK: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub struct Pattern {
     block: Vec<u8>,
+}
+
+/// Sends so many blocks each way at once over one connection, and expects all of them.
+///
+/// # Panics
+/// When a byte is missing, wrong or too many.
+pub fn both_ways(client: &TcpStream, server: &TcpStream, blocks: u64) {
+    const FROM_CLIENT: u8 = 1;
+    const FROM_SERVER: u8 = 2;
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| Pattern::new(FROM_CLIENT).write(client, blocks).unwrap());
+        scope.spawn(|| Pattern::new(FROM_SERVER).write(server, blocks).unwrap());
+        let to_client = scope.spawn(|| Pattern::new(FROM_SERVER).expect(client));
+        assert_eq!(Pattern::new(FROM_CLIENT).expect(server), blocks);
+        assert_eq!(to_client.join().unwrap(), blocks);
+    });
+    let bytes = blocks * BLOCK as u64;
+    println!("{bytes} bytes each way in {:?}", start.elapsed());
 }
 
 impl Pattern {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write as _,
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 
 use levee_tests::{
     levee::Levee,
-    pattern::{BLOCK, Pattern},
+    pattern::{BLOCK, Pattern, both_ways},
     sockets::{LIMIT, Server, accept, assert_echo, connect, echo, listen},
     topology::{INTERFACE, Lab, host_addresses},
 };
@@ -20,31 +20,14 @@ use crate::common::{Counted, PORT, lab, passed, protect};
 
 const BLOCKS: u64 = 100_000_000_u64.div_ceil(BLOCK as u64);
 
-/// 100 MB each way at once over one connection.
-fn both_ways(lab: &Lab, address: SocketAddr) {
-    const FROM_CLIENT: u8 = 1;
-    const FROM_SERVER: u8 = 2;
-    let listener = listen(&lab.host, address);
-    let client = connect(&lab.client, address);
-    let server = accept(&listener);
-    let start = Instant::now();
-    thread::scope(|scope| {
-        scope.spawn(|| Pattern::new(FROM_CLIENT).write(&client, BLOCKS).unwrap());
-        scope.spawn(|| Pattern::new(FROM_SERVER).write(&server, BLOCKS).unwrap());
-        let to_client = scope.spawn(|| Pattern::new(FROM_SERVER).expect(&client));
-        assert_eq!(Pattern::new(FROM_CLIENT).expect(&server), BLOCKS);
-        assert_eq!(to_client.join().unwrap(), BLOCKS);
-    });
-    let bytes = BLOCKS * BLOCK as u64;
-    println!("{address}: {bytes} bytes each way in {:?}", start.elapsed());
-}
-
 #[test]
 fn a_hundred_megabytes_each_way() {
     let lab = lab();
     let levee = protect(&lab);
     for address in host_addresses(PORT) {
-        both_ways(&lab, address);
+        let listener = listen(&lab.host, address);
+        let client = connect(&lab.client, address);
+        both_ways(&client, &accept(&listener), BLOCKS);
     }
     let counted = Counted::read(&levee);
     println!("{counted:?}");

@@ -3,13 +3,13 @@
 use std::{
     fs, io,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use levee_tests::{
-    pattern::{BLOCK, Pattern},
+    pattern::{BLOCK, both_ways},
     proxy_lab::{BACKEND, PROXY, with_port},
     sockets::{accept, connect, listen},
 };
@@ -26,30 +26,14 @@ fn dual_stack() -> Stage {
     Stage::new(&services.collect::<String>())
 }
 
-fn both_ways(stage: &Stage, address: SocketAddr, backend: SocketAddr) {
-    const FROM_CLIENT: u8 = 1;
-    const FROM_BACKEND: u8 = 2;
-    let listener = listen(&stage.lab.backend, backend);
-    let client = connect(&stage.lab.client, address);
-    let server = accept(&listener);
-    let start = Instant::now();
-    thread::scope(|scope| {
-        scope.spawn(|| Pattern::new(FROM_CLIENT).write(&client, BLOCKS).unwrap());
-        scope.spawn(|| Pattern::new(FROM_BACKEND).write(&server, BLOCKS).unwrap());
-        let to_client = scope.spawn(|| Pattern::new(FROM_BACKEND).expect(&client));
-        assert_eq!(Pattern::new(FROM_CLIENT).expect(&server), BLOCKS);
-        assert_eq!(to_client.join().unwrap(), BLOCKS);
-    });
-    let bytes = BLOCKS * BLOCK as u64;
-    println!("{address}: {bytes} bytes each way in {:?}", start.elapsed());
-}
-
 #[test]
 fn a_hundred_megabytes_each_way() {
     let stage = dual_stack();
     let addresses = with_port(PROXY, PORT).into_iter();
     for (address, backend) in addresses.zip(with_port(BACKEND, BACKEND_PORT)) {
-        both_ways(&stage, address, backend);
+        let listener = listen(&stage.lab.backend, backend);
+        let client = connect(&stage.lab.client, address);
+        both_ways(&client, &accept(&listener), BLOCKS);
     }
     for direction in ["in", "out"] {
         let bytes = stage.metric("levee_proxy_bytes_total", &[("direction", direction)]);

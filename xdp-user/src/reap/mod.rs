@@ -23,6 +23,8 @@ use crate::{
 
 mod close_wait;
 mod first_seen;
+#[cfg(test)]
+mod leaking_server;
 mod syn_recv;
 
 use close_wait::{CloseWait, Found};

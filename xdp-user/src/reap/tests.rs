@@ -1,70 +1,17 @@
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{runtime::Builder, time::sleep};
 
-use super::*;
+use super::{leaking_server::LeakingServer, *};
 use crate::netlink::namespace::{in_namespace, tool};
 
 /// How long anything that should happen soon may take: the machine may be busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
-
-/// Echoes what it gets, and never closes a connection that its client has closed.
-const LEAKING_SERVER: &str = "
-import selectors, socket
-ready = selectors.DefaultSelector()
-for port in (8080, 8081):
-    listener = socket.create_server(('127.0.0.1', port), backlog=4096)
-    ready.register(listener, selectors.EVENT_READ, True)
-print('listening', flush=True)
-kept = []
-while True:
-    for key, _ in ready.select():
-        if key.data:
-            connection, _ = key.fileobj.accept()
-            kept.append(connection)
-            ready.register(connection, selectors.EVENT_READ, False)
-            continue
-        try:
-            data = key.fileobj.recv(100)
-        except OSError:
-            data = b''
-        if data:
-            key.fileobj.sendall(data)
-        else:
-            ready.unregister(key.fileobj)
-";
-
-/// Killed when dropped.
-struct Server(Child);
-
-impl Server {
-    fn start() -> Self {
-        let mut child = Command::new("python3")
-            .args(["-c", LEAKING_SERVER])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is installed");
-        let mut line = String::new();
-        let stdout = child.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
-        assert_eq!(line, "listening\n");
-        Self(child)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already; then there is nothing to do.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn watched(name: &str, address: SocketAddr, limit: Option<Duration>) -> Arc<Watched> {
     Arc::new(Watched {
@@ -125,7 +72,7 @@ fn leaked_connections_are_ended_by_the_deadline_and_healthy_ones_stay() {
     in_namespace(|| {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-        let _server = Server::start();
+        let _server = LeakingServer::start(&["127.0.0.1:8080", "127.0.0.1:8081"]);
         let [leaking, tolerated] =
             [8080, 8081].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let own_listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -5,6 +5,8 @@ mod backends;
 mod common;
 #[path = "../../src/backends/dns_server.rs"]
 mod dns_server;
+#[path = "../../src/reap/leaking_server.rs"]
+mod leaking_server;
 #[path = "../../src/metrics/promtool.rs"]
 mod promtool;
 mod proxy;

@@ -1,66 +1,17 @@
 //! Connections that a server never closes, on a real kernel.
 
 use std::{
-    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpStream},
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::common::{Lab, eventually, metric};
-
-/// Echoes what it gets, and never closes a connection that its client has closed.
-const LEAKING_SERVER: &str = "
-import selectors, socket
-ready = selectors.DefaultSelector()
-listener = socket.create_server(('192.0.2.1', 80), backlog=4096)
-ready.register(listener, selectors.EVENT_READ)
-print('listening', flush=True)
-kept = []
-while True:
-    for key, _ in ready.select():
-        if key.fileobj is listener:
-            connection, _ = listener.accept()
-            kept.append(connection)
-            ready.register(connection, selectors.EVENT_READ)
-            continue
-        try:
-            data = key.fileobj.recv(100)
-        except OSError:
-            data = b''
-        if data:
-            key.fileobj.sendall(data)
-        else:
-            ready.unregister(key.fileobj)
-";
-
-/// Killed when dropped.
-struct Server(Child);
-
-impl Server {
-    fn start() -> Self {
-        let mut child = Command::new("python3")
-            .args(["-c", LEAKING_SERVER])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is installed");
-        let mut line = String::new();
-        let stdout = child.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
-        assert_eq!(line, "listening\n");
-        Self(child)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already; then there is nothing to do.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::{
+    common::{Lab, eventually, metric},
+    leaking_server::LeakingServer,
+};
 
 fn connect(connections: usize) -> Vec<TcpStream> {
     (0..connections)
@@ -80,7 +31,7 @@ fn what_a_server_leaks_is_ended_and_what_it_serves_is_not() {
     let lab = Lab::new();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    let _server = Server::start();
+    let _server = LeakingServer::start(&["192.0.2.1:80"]);
     let config = lab.write_config(
         "[[interface]]\nname = \"lv0\"\n[[service]]\nname = \"leaking\"\naddress = \
          \"192.0.2.1:80\"\nreap_close_wait = \"10s\"\n",
