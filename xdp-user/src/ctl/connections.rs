@@ -75,7 +75,8 @@ fn parsed<T, E: std::fmt::Display>(
 
 fn state(text: &str) -> Result<TcpState, String> {
     TcpState::from_label(text).ok_or_else(|| {
-        let labels = TcpState::ALL.map(TcpState::label).join(", ");
+        let labels: Vec<_> = TcpState::ALL.iter().map(|state| state.label()).collect();
+        let labels = labels.join(", ");
         format!("found {text:?}, allowed: {labels}")
     })
 }

@@ -3,6 +3,10 @@
 //! **Architecture invariant:** nothing here reads a clock, touches a socket or holds a lock. Time is
 //! passed in as a [`Tick`], so that everything can be simulated in virtual time.
 
+// First: the modules after it use its macro.
+#[macro_use]
+mod labels;
+
 mod address;
 pub mod balancer;
 pub mod connection;

@@ -45,76 +45,41 @@ impl Side {
     }
 }
 
-/// State of a leg (RFC 9293 3.3.2). LISTEN is the listener's, not a connection's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TcpState {
-    /// The proxy's SYN was sent to the backend.
-    SynSent,
-    /// A client's SYN was answered, its ACK not yet seen.
-    SynReceived,
-    /// Open both ways.
-    Established,
-    /// The proxy's FIN was sent.
-    FinWait1,
-    /// The proxy's FIN was acknowledged.
-    FinWait2,
-    /// The peer's FIN was received, the proxy has more to send.
-    CloseWait,
-    /// Both FINs crossed.
-    Closing,
-    /// The peer's FIN was received, then the proxy's sent.
-    LastAck,
-    /// The proxy's FIN was acknowledged, then the peer's received.
-    TimeWait,
-    /// No connection.
-    Closed,
+labels! {
+    /// State of a leg (RFC 9293 3.3.2), labelled as `ss` and the RFC write it, with underscores.
+    /// LISTEN is the listener's, not a connection's.
+    TcpState {
+        /// The proxy's SYN was sent to the backend.
+        SynSent = "SYN_SENT",
+        /// A client's SYN was answered, its ACK not yet seen.
+        SynReceived = "SYN_RECEIVED",
+        /// Open both ways.
+        Established = "ESTABLISHED",
+        /// The proxy's FIN was sent.
+        FinWait1 = "FIN_WAIT_1",
+        /// The proxy's FIN was acknowledged.
+        FinWait2 = "FIN_WAIT_2",
+        /// The peer's FIN was received, the proxy has more to send.
+        CloseWait = "CLOSE_WAIT",
+        /// Both FINs crossed.
+        Closing = "CLOSING",
+        /// The peer's FIN was received, then the proxy's sent.
+        LastAck = "LAST_ACK",
+        /// The proxy's FIN was acknowledged, then the peer's received.
+        TimeWait = "TIME_WAIT",
+        /// No connection.
+        Closed = "CLOSED",
+    }
 }
 
 impl TcpState {
-    /// How many there are.
-    pub const COUNT: usize = 10;
-
-    /// All, in the order of their [index](Self::index).
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::SynSent,
-        Self::SynReceived,
-        Self::Established,
-        Self::FinWait1,
-        Self::FinWait2,
-        Self::CloseWait,
-        Self::Closing,
-        Self::LastAck,
-        Self::TimeWait,
-        Self::Closed,
-    ];
-
-    /// Position in [`ALL`](Self::ALL).
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// The name as RFC 9293 and `ss` write it, with underscores.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::SynSent => "SYN_SENT",
-            Self::SynReceived => "SYN_RECEIVED",
-            Self::Established => "ESTABLISHED",
-            Self::FinWait1 => "FIN_WAIT_1",
-            Self::FinWait2 => "FIN_WAIT_2",
-            Self::CloseWait => "CLOSE_WAIT",
-            Self::Closing => "CLOSING",
-            Self::LastAck => "LAST_ACK",
-            Self::TimeWait => "TIME_WAIT",
-            Self::Closed => "CLOSED",
-        }
-    }
-
     /// The state of a label; `None` for any other word.
     #[must_use]
     pub fn from_label(label: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.label() == label)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|state| state.label() == label)
     }
 
     /// The handshake is complete (RFC 9293 3.10.7.3).
@@ -171,7 +136,7 @@ mod tests {
 
     #[test]
     fn indexes_and_labels_are_those_of_the_list() {
-        for (position, state) in TcpState::ALL.into_iter().enumerate() {
+        for (position, &state) in TcpState::ALL.iter().enumerate() {
             assert_eq!(state.index(), position);
             assert_eq!(TcpState::from_label(state.label()), Some(state));
         }

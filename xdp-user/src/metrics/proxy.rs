@@ -78,7 +78,7 @@ fn connections(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
     for service in &proxy.services {
         let name = ("service", &*service.name);
         for side in Side::ALL {
-            for state in TcpState::ALL {
+            for &state in TcpState::ALL {
                 let labels = [name, ("leg", side.label()), ("state", state.label())];
                 let connections = service.stats.states[side.index()][state.index()].get();
                 states.add(&labels, connections as f64);

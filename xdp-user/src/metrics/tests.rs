@@ -157,7 +157,7 @@ fn every_reason_of_the_proxy_is_there_even_at_zero() {
             format!("levee_connections_{what}_total{{service=\"app\",reason=\"{reason}\"}} ");
         assert!(text.contains(&series), "{series}");
     }
-    for state in TcpState::ALL {
+    for &state in TcpState::ALL {
         let labels = format!("leg=\"client\",state=\"{state}\"");
         assert!(text.contains(&format!("levee_connections{{service=\"app\",{labels}}} ")));
     }

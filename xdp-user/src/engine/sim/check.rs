@@ -25,7 +25,7 @@ impl World {
 
     pub(super) fn check_gauges(&self) {
         for side in Side::ALL {
-            for state in TcpState::ALL {
+            for &state in TcpState::ALL {
                 let live = self.slots.iter().flatten();
                 let count = live.filter(|p| p.engine.state(side) == state).count();
                 assert_eq!(self.states[side.index()][state.index()], count as i64);
