@@ -21,6 +21,20 @@ pub mod names {
     pub const CLOSING: &str = "CLOSING";
     /// `LruHashMap<FragmentKey, u32>`: first fragments that were admitted.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `Array<Flow>`, memory-mapped: spliced connections.
+    pub const FLOWS: &str = "FLOWS";
+    /// `Array<Bucket>`, memory-mapped: where they are found.
+    pub const FLOW_INDEX: &str = "FLOW_INDEX";
+    /// `Array<Target>`: the backends' addresses.
+    pub const TARGETS: &str = "TARGETS";
+    /// `Array<Spliced>` by service id.
+    pub const SPLICED: &str = "SPLICED";
+    /// `XskMap` by [`xsk_slot`](super::xsk_slot): where the handshakes of spliced connections go.
+    pub const XSKS: &str = "XSKS";
+    /// `DevMap` by [`iface_slot`](super::iface_slot): where translated packets leave.
+    pub const DEVICES: &str = "DEVICES";
+    /// `ProgramArray`: the programs that judge packets of spliced connections.
+    pub const JUMPS: &str = "JUMPS";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "levee_xdp";
     /// The TC ingress program that turns a cookie into a socket.
@@ -41,7 +55,7 @@ pub const KFUNC_SK_ASSIGN_TCP_REQSK: u32 = 0x5eed_0001;
 
 /// Services that one data path protects at the same time.
 ///
-/// At 256 bytes of counters each, they cost 1 MiB per CPU.
+/// At 512 bytes of counters each, they cost 2 MiB per CPU.
 pub const SERVICES_MAX: u32 = 4096;
 
 /// Addresses and services in one bucket of the service table: two cache lines.
@@ -56,8 +70,16 @@ pub const BUCKETS: u32 = 16_384;
 /// Interfaces whose counters are told apart: slots of `IFACE_STATS`, a power of two.
 pub const IFACES_MAX: u32 = 64;
 
+/// Receive queues of one interface that packets can be handed over from, a power of two.
+pub const QUEUES_MAX: u32 = 64;
+
+/// The slot of `XSKS` for a receive queue of an interface.
+pub const fn xsk_slot(ifindex: u32, queue: u32) -> u32 {
+    iface_slot(ifindex) * QUEUES_MAX + (queue & (QUEUES_MAX - 1))
+}
+
 /// Slots of one [`Counters`]; every [`Verdict`](crate::verdict::Verdict) has one.
-pub const COUNTERS: usize = 32;
+pub const COUNTERS: usize = 64;
 
 /// Admitted datagrams whose later fragments are awaited at the same time. The oldest goes first.
 pub const FRAGMENTS_MAX: u32 = 16_384;
@@ -89,6 +111,12 @@ pub struct Control {
     /// The controller's clock in seconds, monotonic and wrapping, 1 at its start. Were it to stop,
     /// marks in `CLOSING` would add up, which costs socket lookups and nothing else.
     pub clock_s: u32,
+    /// Seed of the flow table's index.
+    pub flow_seed: u64,
+    /// Buckets of the flow table's index less one; 0 where nothing is spliced.
+    pub flow_mask: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
 }
 
 /// One entry of the service table. All zero is an empty entry.
@@ -197,10 +225,10 @@ pub struct FragmentKey {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Control>() == 64);
+const _: () = assert!(size_of::<Control>() == 80);
 const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 128);
-const _: () = assert!(size_of::<Counters>() == 256);
+const _: () = assert!(size_of::<Counters>() == 512);
 const _: () = assert!(size_of::<ClosingMarks>() == 64 * 1024);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<TupleKey>() == 40);

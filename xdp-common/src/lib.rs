@@ -11,6 +11,7 @@ pub mod closing;
 pub mod cookie;
 pub mod service;
 pub mod siphash;
+pub mod splice;
 pub mod tuple;
 pub mod verdict;
 pub mod wire;

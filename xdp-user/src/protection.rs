@@ -72,6 +72,9 @@ impl Protection {
             key_slot: slot,
             epoch,
             clock_s: CLOCK_START_S,
+            flow_seed: 0,
+            flow_mask: 0,
+            reserved: 0,
         };
         datapath.set_control(&control)?;
         Ok(Self {

@@ -11,6 +11,7 @@ mod address;
 pub mod balancer;
 pub mod connection;
 pub mod half_open;
+pub mod handshake;
 pub mod health;
 pub mod limits;
 pub mod maglev;

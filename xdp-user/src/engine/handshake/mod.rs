@@ -1,0 +1,3 @@
+//! The handshakes of spliced connections, without I/O.
+
+pub mod effects;
