@@ -1,3 +1,6 @@
 //! The handshakes of spliced connections, without I/O.
 
 pub mod effects;
+pub mod outcome;
+pub mod outgoing;
+pub mod received;
