@@ -102,8 +102,9 @@ pub struct Flow {
     pub timestamps: u8,
     /// [`clock_s`](crate::abi::Control::clock_s) when the flow was opened.
     pub opened_s: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
+    /// The client's initial sequence number: tells a late copy of the segment that opened this
+    /// connection from one that opens another between the same addresses and ports.
+    pub client_isn: u32,
     /// What was seen from each side, by [`CLIENT`] and [`TARGET`].
     pub seen: [Seen; 2],
     /// The way back to the client: where its last packet came from.

@@ -48,7 +48,8 @@ pub struct Translation {
     pub timestamps: bool,
 }
 
-/// The table of flows, as the engine uses it.
+/// The table of flows, as the engine uses it. Pending flows that a process before this one left
+/// behind are closed before the engine starts: nobody knows what they wait for.
 pub trait Flows {
     /// The flow that has this side, pending or open.
     fn find(&self, side: SideKey) -> Option<FlowId>;

@@ -69,7 +69,5 @@ labels! {
         FlowReused = "flow_reused",
         /// A SYN came for a handshake in progress: it was challenged (RFC 9293 3.10.7.4).
         SynChallenged = "syn_challenged",
-        /// A segment that no handshake waits for.
-        Stray = "stray",
     }
 }
