@@ -129,9 +129,9 @@ pub struct ServiceEntry {
     pub addr: Addr,
     /// Port in host order; 0 in an address entry.
     pub port: u16,
-    /// [`KIND_EMPTY`], [`KIND_ADDRESS`] or [`KIND_SERVICE`].
+    /// `KIND_*`.
     pub kind: u16,
-    /// Slot in `SERVICE_STATS`, below [`SERVICES_MAX`].
+    /// Slot in `SERVICE_STATS`, below [`SERVICES_MAX`]; of a target, in `TARGETS`.
     pub id: u16,
     /// MSS offered in the SYN-ACK, bytes (RFC 9293 3.7.1).
     pub mss: u16,
@@ -141,8 +141,10 @@ pub struct ServiceEntry {
     pub window_scale: u8,
     /// Options that may be offered: `OFFER_*`.
     pub offer: u8,
+    /// How a proven client is served: `MODE_*`.
+    pub mode: u8,
     /// Explicit padding, zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
 }
 
 /// No entry: the end of a bucket.
@@ -151,6 +153,13 @@ pub const KIND_EMPTY: u16 = 0;
 pub const KIND_ADDRESS: u16 = 1;
 /// A protected service.
 pub const KIND_SERVICE: u16 = 2;
+/// Where spliced connections lead: a backend's address and port.
+pub const KIND_TARGET: u16 = 3;
+
+/// By a socket of this machine's.
+pub const MODE_KERNEL: u8 = 0;
+/// By a target, to which the data path forwards.
+pub const MODE_SPLICE: u8 = 1;
 
 /// The SYN-ACK may carry timestamps (RFC 7323 3).
 pub const OFFER_TIMESTAMPS: u8 = 1;

@@ -108,6 +108,8 @@ verdicts! {
     ReplyFailed = 23 Drop "reply_failed",
     /// A further segment of a client whose cookie was valid just now, before its socket is there.
     Early = 24 Pass "early",
+    /// A segment of a spliced connection whose time to live ends here (RFC 1812 5.3.1).
+    TtlExpired = 25 Drop "ttl_expired",
 }
 
 impl Verdict {
@@ -143,11 +145,11 @@ impl Verdict {
 #[repr(u8)]
 pub enum Admission {
     /// Handed to the kernel, to make a socket of it if the accept queue has room.
-    Admitted = 25,
+    Admitted = 26,
     /// Nobody listens: the kernel answers with RST, as it would without levee.
-    NoListener = 26,
+    NoListener = 27,
     /// The kernel refused to make a socket; the segment went on without one.
-    Refused = 27,
+    Refused = 28,
 }
 
 impl Admission {

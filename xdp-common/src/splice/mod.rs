@@ -7,3 +7,5 @@
 
 pub mod flow;
 pub mod index;
+pub mod seen;
+pub mod translate;

@@ -50,11 +50,7 @@ impl Sum {
 
     #[inline(always)]
     const fn fold(self) -> u16 {
-        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        sum as u16
+        fold(self.0)
     }
 
     /// The checksum field that makes everything summed correct.
@@ -62,6 +58,75 @@ impl Sum {
     pub const fn checksum(self) -> [u8; 2] {
         (!self.fold()).to_ne_bytes()
     }
+}
+
+/// What changed bytes change of the sum they are part of, to update its checksum without summing
+/// everything again (RFC 1624 3).
+#[derive(Clone, Copy, Debug)]
+pub struct Change(u64);
+
+impl Change {
+    /// Nothing changed.
+    pub const NONE: Self = Self(0);
+
+    /// Eight wire bytes at an even offset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_8(self, old: [u8; 8], new: [u8; 8]) -> Self {
+        let (old, new) = (!u64::from_ne_bytes(old), u64::from_ne_bytes(new));
+        Self(self.0 + (old & LOW) + (old >> 32) + (new & LOW) + (new >> 32))
+    }
+
+    /// Four wire bytes at an even offset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_4(self, old: [u8; 4], new: [u8; 4]) -> Self {
+        let (old, new) = (!u32::from_ne_bytes(old), u32::from_ne_bytes(new));
+        Self(self.0 + old as u64 + new as u64)
+    }
+
+    /// Two wire bytes at an even offset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_2(self, old: [u8; 2], new: [u8; 2]) -> Self {
+        let (old, new) = (!u16::from_ne_bytes(old), u16::from_ne_bytes(new));
+        Self(self.0 + old as u64 + new as u64)
+    }
+
+    /// Another change of the same sum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// The same change of bytes that stand at an odd offset: what was the upper byte of a word of
+    /// the sum is the lower one (RFC 1071 2 B).
+    #[inline(always)]
+    #[must_use]
+    pub const fn at_odd_offset(self) -> Self {
+        Self(fold(self.0).swap_bytes() as u64)
+    }
+
+    /// The checksum field, updated.
+    #[inline(always)]
+    #[must_use]
+    pub const fn applied_to(self, field: [u8; 2]) -> [u8; 2] {
+        let old = !u16::from_ne_bytes(field);
+        (!fold(self.0 + old as u64)).to_ne_bytes()
+    }
+}
+
+/// The lower half of a word.
+const LOW: u64 = 0xffff_ffff;
+
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & LOW) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
 }
 
 #[inline(always)]

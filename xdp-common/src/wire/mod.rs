@@ -6,10 +6,11 @@ pub mod checksum;
 pub mod eth;
 pub mod ipv4;
 pub mod ipv6;
+pub mod option_cursor;
 pub mod tcp;
 pub mod tcp_options;
 
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{tuple::Addr, verdict::Verdict};
 
@@ -32,6 +33,12 @@ pub trait Frame {
     }
 }
 
+/// A frame that can be changed in place.
+pub trait FrameMut: Frame {
+    /// Overwrites the bytes at `offset`; `None` if the frame ends before they do.
+    fn put<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) -> Option<()>;
+}
+
 impl Frame for [u8] {
     fn get<T: Wire>(&self, offset: usize) -> Option<&T> {
         let bytes = <[u8]>::get(self, offset..)?;
@@ -40,6 +47,13 @@ impl Frame for [u8] {
 
     fn len(&self) -> usize {
         <[u8]>::len(self)
+    }
+}
+
+impl FrameMut for [u8] {
+    fn put<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let bytes = self.get_mut(offset..)?;
+        value.write_to_prefix(bytes).ok()
     }
 }
 

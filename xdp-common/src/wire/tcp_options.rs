@@ -1,16 +1,14 @@
 //! TCP options of the handshake (RFC 9293 3.2, RFC 7323, RFC 2018).
 
-use zerocopy::{
-    FromBytes, Immutable, KnownLayout, Unaligned,
-    big_endian::{U16, U32},
-};
+use zerocopy::big_endian::{U16, U32};
 
 use crate::abi::{OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE};
 
 use super::{
-    Frame, OFFSET_MASK, Wire,
+    Frame,
     checksum::Sum,
-    tcp::{HEADER_LEN, OPTION_WORDS_MAX, Segment},
+    option_cursor::{Cursor, MSS, SACK_PERMITTED, TIMESTAMPS, WINDOW_SCALE},
+    tcp::{HEADER_LEN, Segment},
 };
 
 /// Most words that a SYN-ACK's options take, padding to the length of Apple's SYN included.
@@ -41,13 +39,6 @@ pub struct TcpOptions {
     pub timestamps: Option<Timestamps>,
 }
 
-const END: u8 = 0;
-const NOP: u8 = 1;
-const MSS: u8 = 2;
-const WINDOW_SCALE: u8 = 3;
-const SACK_PERMITTED: u8 = 4;
-const TIMESTAMPS: u8 = 8;
-
 /// `MSS, 4, value`.
 const MSS_WORD: u32 = 0x0204_0000;
 /// `NOP, WINDOW_SCALE, 3, value`.
@@ -57,7 +48,7 @@ const SACK_WORD: u32 = 0x0101_0402;
 /// `SACK_PERMITTED, 2, TIMESTAMPS, 10`.
 const SACK_TIMESTAMPS_WORD: u32 = 0x0402_080a;
 /// `NOP, NOP, TIMESTAMPS, 10`.
-const TIMESTAMPS_WORD: u32 = 0x0101_080a;
+pub const TIMESTAMPS_WORD: u32 = 0x0101_080a;
 /// `SACK_PERMITTED, 2, END, END`.
 const SACK_END_WORD: u32 = 0x0402_0000;
 
@@ -139,30 +130,21 @@ const fn is_scale(word: u32) -> bool {
 /// impossible length ends it, an unknown one is skipped, one with a wrong length is ignored.
 ///
 /// It is driven from outside, step by step, because the data path has to loop in the kernel's way.
-/// It reads from the frame and not from a copy, because the verifier would tell apart every offset
-/// into a copy on the stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
-    /// Offset of the option area in the frame.
-    area: usize,
-    /// Offset of the next option in the area.
-    at: usize,
-    /// Length of the area.
-    end: usize,
+    cursor: Cursor,
     options: TcpOptions,
 }
 
 impl Walk {
-    /// Steps after which every walk has ended: an option takes at least a byte.
-    pub const STEPS_MAX: u32 = OPTION_WORDS_MAX as u32 * 4;
+    /// Steps after which every walk has ended.
+    pub const STEPS_MAX: u32 = Cursor::STEPS_MAX;
 
     /// Starts at the segment's first option.
     #[inline(always)]
     pub fn new(segment: &Segment) -> Self {
         Self {
-            area: segment.l4 + HEADER_LEN,
-            at: 0,
-            end: segment.option_words * 4,
+            cursor: Cursor::new(segment),
             options: TcpOptions::default(),
         }
     }
@@ -175,35 +157,22 @@ impl Walk {
 
     #[inline(always)]
     fn next(&mut self, frame: &(impl Frame + ?Sized)) -> Option<()> {
-        if self.at >= self.end {
-            return None;
-        }
-        let kind = self.get::<[u8; 1]>(frame, 0)?[0];
-        if kind == NOP {
-            self.at += 1;
-            return Some(());
-        }
-        if kind == END || self.at + 1 >= self.end {
-            return None;
-        }
-        let len = self.get::<[u8; 1]>(frame, 1)?[0];
-        if len < 2 || self.at + len as usize > self.end {
-            return None;
-        }
-        match (kind, len) {
-            (MSS, 4) => self.options.mss = Some(self.get::<U16>(frame, 2)?.get()),
+        let cursor = self.cursor;
+        let head = cursor.head(frame)?;
+        match head {
+            (MSS, 4) => self.options.mss = Some(cursor.get::<U16>(frame, 2)?.get()),
             (WINDOW_SCALE, 3) => {
-                self.options.window_scale = Some(self.get::<[u8; 1]>(frame, 2)?[0]);
+                self.options.window_scale = Some(cursor.get::<[u8; 1]>(frame, 2)?[0]);
             }
             (SACK_PERMITTED, 2) => self.options.sack = true,
             (TIMESTAMPS, 10) => {
-                let value = self.get::<U32>(frame, 2)?.get();
-                let echo = self.get::<U32>(frame, 6)?.get();
+                let value = cursor.get::<U32>(frame, 2)?.get();
+                let echo = cursor.get::<U32>(frame, 6)?.get();
                 self.options.timestamps = Some(Timestamps { value, echo });
             }
             _ => {}
         }
-        self.at += len as usize;
+        self.cursor.advance(head.1);
         Some(())
     }
 
@@ -211,24 +180,6 @@ impl Walk {
     #[inline(always)]
     pub const fn options(&self) -> TcpOptions {
         self.options
-    }
-
-    /// The `T` at `offset` in the next option.
-    ///
-    /// Taken together with the byte before it, which the TCP header provides: the verifier does not
-    /// understand the comparison that guards a single byte.
-    #[inline(always)]
-    fn get<T: Wire + Copy>(&self, frame: &(impl Frame + ?Sized), offset: usize) -> Option<T> {
-        #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
-        #[repr(C)]
-        struct Preceded<T> {
-            before: u8,
-            value: T,
-        }
-        let at = (self.area & OFFSET_MASK) + (self.at & 63) + offset;
-        frame
-            .get::<Preceded<T>>(at - 1)
-            .map(|preceded| preceded.value)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use xdp_common::abi::{KIND_ADDRESS, KIND_SERVICE, ServiceEntry};
+use xdp_common::abi::{KIND_ADDRESS, KIND_SERVICE, MODE_KERNEL, ServiceEntry};
 
 use crate::{config::Service, offer::KernelOffer};
 
@@ -47,7 +47,8 @@ fn service_entry(service: &Service, id: u16, offer: &KernelOffer) -> ServiceEntr
         window: service.window.unwrap_or(window),
         window_scale: service.window_scale.unwrap_or(offer.window_scale),
         offer: offer.flags,
-        reserved: [0; 4],
+        mode: MODE_KERNEL,
+        reserved: [0; 3],
     }
 }
 
