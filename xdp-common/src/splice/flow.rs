@@ -197,8 +197,10 @@ impl Flow {
     }
 }
 
-/// Whether this side has acknowledged everything before `seq` (RFC 9293 3.4: modulo 2^32).
-const fn reached(side: Seen, seq: u32) -> bool {
+/// Whether this side has acknowledged everything before `seq`, in its own numbering (RFC 9293 3.4:
+/// modulo 2^32).
+#[must_use]
+pub const fn reached(side: Seen, seq: u32) -> bool {
     side.marks & MARK_ACKED != 0 && side.acked.wrapping_sub(seq) as i32 >= 0
 }
 

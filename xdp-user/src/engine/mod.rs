@@ -16,6 +16,7 @@ pub mod health;
 pub mod limits;
 pub mod maglev;
 pub mod rate;
+pub mod reaper;
 pub mod reason;
 #[cfg(test)]
 mod sim;

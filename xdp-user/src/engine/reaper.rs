@@ -1,0 +1,280 @@
+//! When a spliced connection's time is over, and how both ends are told.
+//!
+//! The data path notes in each flow when a packet from either side was last seen, and FINs, RSTs and
+//! acknowledgements; nothing else is known of a connection, and nothing else is needed. Any packet
+//! counts as life, a keepalive probe too: whoever sends probes wants the connection.
+
+use xdp_common::{
+    splice::flow::{CLIENT, Flow, FlowState, MARK_ACKED, MARK_RST, Seen, TARGET, reached},
+    tuple::{Addr, Tuple},
+    wire::tcp::Flags,
+};
+
+use super::{reason::CloseReason, tcp::Side};
+
+/// How long a flow stays after a RST, seconds: the other side's packets that are on their way
+/// already are still brought to whoever answers them.
+pub const CLOSED_S: u32 = 2;
+
+/// How long a flow of a service stays without a packet, seconds, by its state. Whole seconds have
+/// passed twice before a second is sure to have passed: what is removed was silent for longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Open both ways.
+    pub idle_s: u32,
+    /// Closed by the client: CLOSE_WAIT at the target.
+    pub close_wait_s: u32,
+    /// Closed by the target: CLOSE_WAIT at the client.
+    pub fin_wait_s: u32,
+    /// Closed by both, not acknowledged by both: CLOSING, LAST_ACK.
+    pub last_ack_s: u32,
+    /// Closed and acknowledged by both (RFC 9293 3.6.1: 2 MSL).
+    pub time_wait_s: u32,
+}
+
+/// The end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Why.
+    pub reason: CloseReason,
+    /// Whether there is a connection left, of which both ends are to be told.
+    pub reset: bool,
+}
+
+/// Whether an open flow's time is over at `clock_s`.
+#[must_use]
+pub fn judge(flow: &Flow, clock_s: u32, timeouts: &Timeouts) -> Option<Reaped> {
+    let silent_s = silent_s(flow, clock_s);
+    let (timeout_s, reason, reset) = match flow.tcp_state() {
+        FlowState::SynSent => return None,
+        FlowState::Established => (timeouts.idle_s, CloseReason::IdleTimeout, true),
+        FlowState::ClientClosed => (timeouts.close_wait_s, CloseReason::CloseWaitTimeout, true),
+        FlowState::TargetClosed => (timeouts.fin_wait_s, CloseReason::FinWaitTimeout, true),
+        FlowState::Closing => (timeouts.last_ack_s, gone_silent(flow), true),
+        FlowState::TimeWait => (timeouts.time_wait_s, CloseReason::Finished, false),
+        FlowState::Closed => (CLOSED_S, reset_by(flow), false),
+    };
+    (silent_s > timeout_s).then_some(Reaped { reason, reset })
+}
+
+/// Seconds since the last packet from either side. Each side's clock is read as a distance from
+/// now: one that seems to be ahead, as after a clock that went back, counts as now.
+#[must_use]
+pub fn silent_s(flow: &Flow, clock_s: u32) -> u32 {
+    let since = |seen: Seen| u32::try_from(clock_s.wrapping_sub(seen.at_s).cast_signed());
+    let [client, target] = flow.seen.map(|seen| since(seen).unwrap_or(0));
+    client.min(target)
+}
+
+/// Whose acknowledgement of the other's FIN is missing. Both may be: then it is the client that is
+/// named.
+fn gone_silent(flow: &Flow) -> CloseReason {
+    let [client, target] = flow.seen;
+    if reached(client, target.fin.wrapping_add(flow.seq_delta)) {
+        CloseReason::BackendTimedOut
+    } else {
+        CloseReason::ClientTimedOut
+    }
+}
+
+fn reset_by(flow: &Flow) -> CloseReason {
+    if flow.seen[CLIENT].marks & MARK_RST != 0 {
+        CloseReason::ClientReset
+    } else {
+        CloseReason::BackendReset
+    }
+}
+
+/// A RST for one end of a connection, as the other end would send it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// Addresses and ports, from the other end or what that end takes for it.
+    pub tuple: Tuple,
+    /// Exactly what that end has acknowledged last: any other number is challenged or ignored
+    /// (RFC 5961 3.2).
+    pub seq: u32,
+    /// What the other end has acknowledged last.
+    pub ack: u32,
+    /// RST, and ACK if `ack` is known.
+    pub flags: Flags,
+}
+
+/// The RST for `side`; `None` if that side has never acknowledged anything, so that no number is
+/// known that it would take. `service` and `target` are the addresses and ports of the service and
+/// of the target.
+#[must_use]
+pub fn reset(flow: &Flow, side: Side, service: (Addr, u16), target: (Addr, u16)) -> Option<Reset> {
+    let acked = |seen: Seen| (seen.marks & MARK_ACKED != 0).then_some(seen.acked);
+    let by_client = acked(flow.seen[CLIENT]);
+    let by_target = acked(flow.seen[TARGET]);
+    let (src, dst, seq, ack) = match side {
+        // The client's numbers are the same on both sides; the target's are not.
+        Side::Client => {
+            let client = (flow.client, flow.client_port);
+            (service, client, by_client?, by_target)
+        }
+        Side::Backend => {
+            let ack = by_client.map(|acked| acked.wrapping_sub(flow.seq_delta));
+            ((flow.nat, flow.nat_port), target, by_target?, ack)
+        }
+    };
+    Some(Reset {
+        tuple: Tuple {
+            src: src.0,
+            dst: dst.0,
+            src_port: src.1,
+            dst_port: dst.1,
+        },
+        seq,
+        ack: ack.unwrap_or(0),
+        flags: match ack {
+            Some(_) => Flags::RST.with(Flags::ACK),
+            None => Flags::RST,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use xdp_common::splice::flow::{MARK_FIN, STATE_OPEN, STATE_PENDING};
+
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        idle_s: 100,
+        close_wait_s: 20,
+        fin_wait_s: 30,
+        last_ack_s: 40,
+        time_wait_s: 50,
+    };
+
+    /// Both sides were last seen at 1000, have acknowledged 500 and 700, and none has closed.
+    fn open() -> Flow {
+        let seen = |acked| Seen {
+            at_s: 1000,
+            acked,
+            marks: MARK_ACKED,
+            ..Seen::default()
+        };
+        Flow {
+            client: Addr::v4([192, 0, 2, 1]),
+            client_port: 1,
+            nat: Addr::v4([192, 0, 2, 2]),
+            nat_port: 2,
+            state: STATE_OPEN,
+            seq_delta: 100,
+            seen: [seen(500), seen(700)],
+            ..Flow::default()
+        }
+    }
+
+    fn with_fin(mut flow: Flow, side: usize, fin: u32) -> Flow {
+        flow.seen[side].marks |= MARK_FIN;
+        flow.seen[side].fin = fin;
+        flow
+    }
+
+    /// The second at which a flow goes, and why.
+    fn end(flow: &Flow) -> (u32, CloseReason, bool) {
+        let reaped = |clock_s| judge(flow, clock_s, &TIMEOUTS).map(|reaped| (clock_s, reaped));
+        let (clock_s, reaped) = (1000..2000).find_map(reaped).expect("it ends");
+        (clock_s - 1000, reaped.reason, reaped.reset)
+    }
+
+    #[test]
+    fn every_state_has_its_timeout_and_reason() {
+        let open = open();
+        assert_eq!(end(&open), (101, CloseReason::IdleTimeout, true));
+        let client_closed = with_fin(open, CLIENT, 700);
+        assert_eq!(
+            end(&client_closed),
+            (21, CloseReason::CloseWaitTimeout, true)
+        );
+        let target_closed = with_fin(open, TARGET, 400);
+        assert_eq!(end(&target_closed), (31, CloseReason::FinWaitTimeout, true));
+        let both = with_fin(client_closed, TARGET, 400);
+        assert_eq!(end(&both), (51, CloseReason::Finished, false));
+        let target_silent = with_fin(with_fin(open, CLIENT, 701), TARGET, 400);
+        assert_eq!(
+            end(&target_silent),
+            (41, CloseReason::BackendTimedOut, true)
+        );
+        let client_silent = with_fin(client_closed, TARGET, 401);
+        assert_eq!(end(&client_silent), (41, CloseReason::ClientTimedOut, true));
+        for (side, reason) in [
+            (CLIENT, CloseReason::ClientReset),
+            (TARGET, CloseReason::BackendReset),
+        ] {
+            let mut reset = open;
+            reset.seen[side].marks |= MARK_RST;
+            assert_eq!(end(&reset), (CLOSED_S + 1, reason, false));
+        }
+    }
+
+    #[test]
+    fn handshakes_are_the_engines_business() {
+        let pending = Flow {
+            state: STATE_PENDING,
+            ..open()
+        };
+        assert_eq!(judge(&pending, 100_000, &TIMEOUTS), None);
+    }
+
+    #[test]
+    fn a_packet_from_either_side_is_life_and_clocks_wrap() {
+        let mut flow = open();
+        flow.seen[TARGET].at_s = 1005;
+        assert_eq!(silent_s(&flow, 1006), 1);
+        flow.seen[CLIENT].at_s = u32::MAX - 1;
+        flow.seen[TARGET].at_s = u32::MAX - 3;
+        assert_eq!(silent_s(&flow, 3), 5);
+        flow.seen[CLIENT].at_s = 4;
+        assert_eq!(silent_s(&flow, 3), 0, "ahead");
+    }
+
+    #[test]
+    fn resets_have_the_numbers_that_each_side_waits_for() {
+        let service = (Addr::v4([198, 51, 100, 1]), 80);
+        let target = (Addr::v4([10, 0, 0, 1]), 8080);
+        let flow = open();
+        let to_client = reset(&flow, Side::Client, service, target).expect("known");
+        let expected = Reset {
+            tuple: Tuple {
+                src: service.0,
+                dst: flow.client,
+                src_port: 80,
+                dst_port: 1,
+            },
+            seq: 500,
+            ack: 700,
+            flags: Flags::RST.with(Flags::ACK),
+        };
+        assert_eq!(to_client, expected);
+        let to_target = reset(&flow, Side::Backend, service, target).expect("known");
+        let expected = Reset {
+            tuple: Tuple {
+                src: flow.nat,
+                dst: target.0,
+                src_port: 2,
+                dst_port: 8080,
+            },
+            seq: 700,
+            ack: 400,
+            flags: Flags::RST.with(Flags::ACK),
+        };
+        assert_eq!(to_target, expected);
+    }
+
+    #[test]
+    fn who_has_acknowledged_nothing_is_told_nothing() {
+        let (service, target) = ((Addr::default(), 1), (Addr::default(), 2));
+        let mut flow = open();
+        flow.seen[CLIENT].marks = 0;
+        assert_eq!(reset(&flow, Side::Client, service, target), None);
+        let to_target = reset(&flow, Side::Backend, service, target).expect("known");
+        assert_eq!(
+            (to_target.seq, to_target.ack, to_target.flags),
+            (700, 0, Flags::RST)
+        );
+    }
+}
