@@ -34,7 +34,7 @@ fn summary(file: &Path, config: &Config) -> Result<String> {
     }
     for service in &config.services {
         writeln!(text, "service {}: {}", service.name, service.address)?;
-        for backend in service.proxy().iter().flat_map(|proxy| &proxy.backends) {
+        for backend in service.pooled().iter().flat_map(|pooled| &pooled.backends) {
             match backend.target.to_string() {
                 target if target == backend.name => writeln!(text, "  backend {target}")?,
                 target => writeln!(text, "  backend {}: {target}", backend.name)?,

@@ -166,6 +166,7 @@ fn compare(old: &Config, new: &Config) -> Reloaded {
         ("metrics.listen", old.metrics_listen != new.metrics_listen),
         ("interface", old.interfaces != new.interfaces),
         ("proxy", old.proxy != new.proxy),
+        ("splice", old.splice != new.splice),
     ];
     let changed = settings.into_iter().filter(|(_, changed)| *changed);
     Reloaded {
@@ -215,6 +216,7 @@ mod tests {
         new.metrics_listen = None;
         new.interfaces[0].attach = Attach::Generic;
         new.proxy.pipes_max = 0;
+        new.splice.flows_max = 64;
         let all = [
             "secret_file",
             "control_socket",
@@ -222,6 +224,7 @@ mod tests {
             "metrics.listen",
             "interface",
             "proxy",
+            "splice",
         ];
         assert_eq!(compare(&old, &new).needs_restart, all);
     }

@@ -241,7 +241,8 @@ impl Known {
 
 /// The addresses of a service's backends: by position in its configuration, in that order, at most
 /// [`BACKENDS_MAX`]; and how many are left out. Each backend gets one address before any gets a
-/// second. The service's own address is no backend: it would connect to itself.
+/// second. The service's own address is no backend: it would connect to itself. Nor is one of the
+/// other family, where packets are forwarded as they are.
 pub(super) fn compose(
     service: &ProxyService,
     own: SocketAddr,
@@ -257,6 +258,7 @@ pub(super) fn compose(
                 .addresses()
                 .map(|ip| SocketAddr::new(ip, port))
                 .filter(|address| *address != own)
+                .filter(|address| !service.spliced || address.is_ipv4() == own.is_ipv4())
                 .collect(),
         })
         .collect();

@@ -127,18 +127,32 @@ pub(super) fn attach(text: &str) -> Judged<Attach> {
 pub(super) enum ServiceMode {
     Host,
     Proxy,
+    Splice,
+}
+
+impl ServiceMode {
+    /// The word for it in the configuration.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Proxy => "proxy",
+            Self::Splice => "splice",
+        }
+    }
 }
 
 /// The mode of a service.
 pub(super) fn service_mode(text: &str) -> Judged<ServiceMode> {
-    match text {
-        "host" => Ok(ServiceMode::Host),
-        "proxy" => Ok(ServiceMode::Proxy),
-        _ => Err(refusal(
-            quoted(text),
-            "\"host\", for a server on this machine, or \"proxy\", for servers elsewhere",
-        )),
-    }
+    [ServiceMode::Host, ServiceMode::Proxy, ServiceMode::Splice]
+        .into_iter()
+        .find(|mode| mode.label() == text)
+        .ok_or_else(|| {
+            refusal(
+                quoted(text),
+                "\"host\", for a server on this machine, or, for servers elsewhere, \"proxy\" or \
+                 \"splice\"",
+            )
+        })
 }
 
 /// The name of a service.

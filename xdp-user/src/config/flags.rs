@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     CONTROL_SOCKET, Config, ConfigError, Interface, METRICS_LISTEN, ProxyGlobals, SECRET_FILE,
-    error::Problems, field, validate,
+    SpliceGlobals, error::Problems, field, validate,
 };
 
 /// The flags of `levee run` that stand in for a file, as typed.
@@ -66,6 +66,7 @@ impl Flags {
             metrics_listen: metrics_listen.flatten(),
             interfaces,
             proxy: ProxyGlobals::default(),
+            splice: SpliceGlobals::default(),
             services,
         })
     }

@@ -12,6 +12,7 @@ mod file;
 mod flags;
 mod proxy;
 mod raw;
+mod splice;
 mod target;
 mod units;
 mod validate;
@@ -22,6 +23,7 @@ pub use proxy::{
     BACKENDS_MAX, Backend, Balance, Check, HealthPolicy, Keepalive, Limits, PREFIXES_MAX,
     PROXY_SERVICES_MAX, Prefix, ProxyGlobals, ProxyService, ProxyVersion, Target, Timeouts,
 };
+pub use splice::{FLOWS_MAX, NAT_POOL_MAX, Nat, SPLICE_SERVICES_MAX, SpliceGlobals, SpliceService};
 pub use units::parse_duration_ms;
 
 /// Services that one configuration may protect; the data path's table has room for as many.
@@ -58,6 +60,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The proxy as a whole.
     pub proxy: ProxyGlobals,
+    /// What services in `splice` mode share.
+    pub splice: SpliceGlobals,
     /// Services to protect: 1 to [`SERVICES_MAX`], no name and no address twice.
     pub services: Vec<Service>,
 }
@@ -94,7 +98,7 @@ pub struct Service {
     pub mss: Option<u16>,
     /// Window scale of the SYN-ACK instead of the kernel's choice, 0 to 14 (RFC 7323 2.3).
     pub window_scale: Option<u8>,
-    /// Window of the SYN-ACK instead of the kernel's choice, bytes.
+    /// Window of the SYN-ACK instead of the kernel's choice, bytes. `None` in `splice` mode.
     pub window: Option<u16>,
     /// How clients that proved themselves are served.
     pub mode: Mode,
@@ -107,6 +111,8 @@ pub enum Mode {
     Host(HostOptions),
     /// By levee's proxy, which connects to a backend.
     Proxy(Arc<ProxyService>),
+    /// By servers elsewhere, to which the data path forwards packets.
+    Splice(Arc<SpliceService>),
 }
 
 /// What a service in `host` mode may have besides its address.
@@ -122,6 +128,25 @@ impl Service {
     pub const fn proxy(&self) -> Option<&Arc<ProxyService>> {
         match &self.mode {
             Mode::Proxy(proxy) => Some(proxy),
+            Mode::Host(_) | Mode::Splice(_) => None,
+        }
+    }
+
+    /// What is configured for `splice` mode; `None` in another.
+    #[must_use]
+    pub const fn splice(&self) -> Option<&Arc<SpliceService>> {
+        match &self.mode {
+            Mode::Splice(splice) => Some(splice),
+            Mode::Host(_) | Mode::Proxy(_) => None,
+        }
+    }
+
+    /// What a service with backends has, in either mode; `None` in `host` mode.
+    #[must_use]
+    pub fn pooled(&self) -> Option<&Arc<ProxyService>> {
+        match &self.mode {
+            Mode::Proxy(proxy) => Some(proxy),
+            Mode::Splice(splice) => Some(&splice.common),
             Mode::Host(_) => None,
         }
     }

@@ -51,7 +51,8 @@ impl Default for ProxyGlobals {
     }
 }
 
-/// What a service in `proxy` mode has besides its address.
+/// What a service in `proxy` mode has besides its address. One in `splice` mode shares what has to
+/// do with backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyService {
     /// Where connections go: 1 to [`BACKENDS_MAX`], no name twice.
@@ -81,6 +82,9 @@ pub struct ProxyService {
     pub transparent: bool,
     /// Local addresses to connect to backends from; empty for the kernel's choice.
     pub source: Vec<IpAddr>,
+    /// Whether this is a part of a service in `splice` mode: its backends are of its family, and what
+    /// their TCP does has to be known.
+    pub spliced: bool,
     /// Keepalive probes towards clients and towards backends, by `Side::index`.
     pub keepalive: [Option<Keepalive>; 2],
 }

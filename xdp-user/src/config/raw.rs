@@ -9,6 +9,8 @@ use serde::{
 };
 use toml::{Spanned, Value};
 
+use super::field::ServiceMode;
+
 /// A value of any type, with its place in the file.
 pub(super) type Field = Option<Spanned<Value>>;
 
@@ -20,6 +22,7 @@ pub(super) struct File {
     pub(super) verify_syn_checksum: Field,
     pub(super) metrics: Option<Metrics>,
     pub(super) proxy: Option<Proxy>,
+    pub(super) splice: Option<Splice>,
     #[serde(default, deserialize_with = "sections")]
     pub(super) interface: Vec<Spanned<Interface>>,
     #[serde(default, deserialize_with = "sections")]
@@ -50,6 +53,12 @@ pub(super) struct Proxy {
     pub(super) dns_server: Field,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [splice]")]
+pub(super) struct Splice {
+    pub(super) flows_max: Field,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section, [[service]]")]
 pub(super) struct Service {
@@ -68,6 +77,8 @@ pub(super) struct Service {
     pub(super) close_wait_timeout: Field,
     pub(super) fin_wait_timeout: Field,
     pub(super) header_timeout: Field,
+    pub(super) last_ack_timeout: Field,
+    pub(super) time_wait_timeout: Field,
     pub(super) half_open_max: Field,
     pub(super) connections_max: Field,
     pub(super) connections_per_client_max: Field,
@@ -82,6 +93,8 @@ pub(super) struct Service {
     pub(super) client_keepalive: Field,
     pub(super) backend_keepalive: Field,
     pub(super) slow_start: Field,
+    pub(super) nat: Field,
+    pub(super) nat_pool: Field,
     pub(super) check: Option<Spanned<Check>>,
     pub(super) ejection: Option<Spanned<Ejection>>,
     #[serde(default, deserialize_with = "sections")]
@@ -121,24 +134,37 @@ pub(super) struct Backend {
     pub(super) connections_max: Field,
 }
 
+/// A key of a service that is there, where it stands, and the modes that have it.
+pub(super) type ModeKey = (&'static str, Range<usize>, &'static [ServiceMode]);
+
 impl Service {
-    /// Where the keys stand that only a service in `proxy` mode has.
-    pub(super) fn proxy_keys(&self) -> Vec<(&'static str, Range<usize>)> {
-        macro_rules! given {
-            ($($key:ident)*) => {
-                [$((concat!("service.", stringify!($key)), self.$key.as_ref().map(Spanned::span)),)*]
+    /// The keys that are there and that not every mode has.
+    pub(super) fn mode_keys(&self) -> Vec<ModeKey> {
+        use ServiceMode::{Host, Proxy, Splice};
+        let mut found: Vec<ModeKey> = Vec::new();
+        macro_rules! of {
+            ($modes:expr; $($key:ident)*) => {
+                $(found.extend(self.$key.as_ref().map(|field| {
+                    (concat!("service.", stringify!($key)), field.span(), &$modes[..])
+                }));)*
             };
         }
-        let keys = given!(
-            balance connect_timeout retries first_byte_timeout idle_timeout close_wait_timeout
-            fin_wait_timeout header_timeout half_open_max connections_max
-            connections_per_client_max connections_per_prefix_max new_connections_per_client
-            new_connections_burst send_proxy accept_proxy accept_proxy_required transparent source
-            client_keepalive backend_keepalive slow_start check ejection
+        of!(&[Host]; reap_close_wait);
+        of!(&[Host, Proxy]; window);
+        of!(&[Proxy, Splice];
+            balance connect_timeout retries idle_timeout close_wait_timeout fin_wait_timeout
+            half_open_max connections_max slow_start check ejection
         );
-        let backends = self.backend.first().map(Spanned::span);
-        let keys = keys.into_iter().chain([("service.backend", backends)]);
-        keys.filter_map(|(key, span)| Some((key, span?))).collect()
+        of!(&[Proxy];
+            first_byte_timeout header_timeout connections_per_client_max
+            connections_per_prefix_max new_connections_per_client new_connections_burst send_proxy
+            accept_proxy accept_proxy_required transparent source client_keepalive
+            backend_keepalive
+        );
+        of!(&[Splice]; nat nat_pool last_ack_timeout time_wait_timeout);
+        let backend = self.backend.first().map(Spanned::span);
+        found.extend(backend.map(|span| ("service.backend", span, &[Proxy, Splice][..])));
+        found
     }
 }
 

@@ -111,6 +111,15 @@ pub(super) fn balance(text: &str) -> Judged<Balance> {
     }
 }
 
+/// Whether packets to backends come from addresses of levee's, and not from the clients'.
+pub(super) fn nat_is_full(text: &str) -> Judged<bool> {
+    match text {
+        "dnat" => Ok(false),
+        "full" => Ok(true),
+        _ => Err(refusal(quoted(text), "\"dnat\" or \"full\"")),
+    }
+}
+
 /// Version of the PROXY header for backends; `None` for "off".
 pub(super) fn send_proxy(text: &str) -> Judged<Option<ProxyVersion>> {
     match text {

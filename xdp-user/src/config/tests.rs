@@ -61,6 +61,7 @@ fn everything_can_be_set() {
             },
         ],
         proxy: ProxyGlobals::default(),
+        splice: SpliceGlobals::default(),
         services: vec![Service {
             name: "web".into(),
             address: "[2001:db8::1]:443".parse().unwrap(),
@@ -78,8 +79,9 @@ const EXAMPLE: &str = include_str!("../../../deploy/levee.example.toml");
 #[test]
 fn the_example_is_valid() {
     let config = Config::parse("levee.example.toml", EXAMPLE).unwrap();
-    assert_eq!(config.services.len(), 3);
+    assert_eq!(config.services.len(), 4);
     assert!(config.services[2].proxy().is_some());
+    assert!(config.services[3].splice().is_some());
 }
 
 #[test]
@@ -106,11 +108,12 @@ fn errors_name_file_line_key_found_and_allowed() {
             "levee.toml:6: service: unknown field `prt`, expected one of `name`, `address`, `mode`, `mss`, \
              `window_scale`, `window`, `reap_close_wait`, `balance`, `connect_timeout`, \
              `retries`, `first_byte_timeout`, `idle_timeout`, `close_wait_timeout`, \
-             `fin_wait_timeout`, `header_timeout`, `half_open_max`, `connections_max`, \
+             `fin_wait_timeout`, `header_timeout`, `last_ack_timeout`, `time_wait_timeout`, \
+             `half_open_max`, `connections_max`, \
              `connections_per_client_max`, `connections_per_prefix_max`, \
              `new_connections_per_client`, `new_connections_burst`, `send_proxy`, `accept_proxy`, \
              `accept_proxy_required`, `transparent`, `source`, `client_keepalive`, \
-             `backend_keepalive`, `slow_start`, `check`, `ejection`, `backend`",
+             `backend_keepalive`, `slow_start`, `nat`, `nat_pool`, `check`, `ejection`, `backend`",
         ),
         (
             "mss = 1",
@@ -129,9 +132,9 @@ fn errors_name_file_line_key_found_and_allowed() {
             "levee.toml:6: service.window: found 65536, allowed: a whole number from 2048 to 65535",
         ),
         (
-            "mode = \"splice\"",
-            "levee.toml:6: service.mode: found \"splice\", allowed: \"host\", for a server on this \
-             machine, or \"proxy\", for servers elsewhere",
+            "mode = \"nat\"",
+            "levee.toml:6: service.mode: found \"nat\", allowed: \"host\", for a server on this \
+             machine, or, for servers elsewhere, \"proxy\" or \"splice\"",
         ),
         (
             "name = 5",
@@ -246,7 +249,7 @@ fn a_file_of_another_form_is_explained() {
         (
             r#""\u001b[31m" = 1"#,
             "1: unknown field `\\u{1b}[31m`, expected one of `secret_file`, `control_socket`, \
-             `verify_syn_checksum`, `metrics`, `proxy`, `interface`, `service`",
+             `verify_syn_checksum`, `metrics`, `proxy`, `splice`, `interface`, `service`",
         ),
     ];
     for (text, expected) in cases {
@@ -423,7 +426,7 @@ proptest! {
     /// Whatever is in the file: a configuration, or errors with lines that the file has.
     #[test]
     fn any_text_is_judged(
-        text in r#"(\[\[?(service(\.(backend|check))?|interface|metrics|proxy)\]\]?|(name|address|mode|mss|listen|source|status|idle_timeout|x) ?= ?("([a-z0-9.:]{0,9}|proxy)"|[0-9]{1,5}|true|\["?[0-9]?"?\])|.{0,5}|\n){0,30}"#,
+        text in r#"(\[\[?(service(\.(backend|check))?|interface|metrics|proxy|splice)\]\]?|(name|address|mode|mss|listen|source|status|idle_timeout|nat|nat_pool|x) ?= ?("([a-z0-9.:]{0,9}|proxy|splice)"|[0-9]{1,5}|true|\["?[0-9]?"?\])|.{0,5}|\n){0,30}"#,
     ) {
         if let Err(error) = Config::parse("f", &text) {
             prop_assert!(!error.problems.is_empty());

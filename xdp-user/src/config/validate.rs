@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{
     CONTROL_SOCKET, Config, ConfigError, HostOptions, INTERFACES_MAX, Interface, METRICS_LISTEN,
-    Mode, PROXY_SERVICES_MAX, SECRET_FILE, SERVICES_MAX, Service,
+    Mode, PROXY_SERVICES_MAX, SECRET_FILE, SERVICES_MAX, SPLICE_SERVICES_MAX, Service, Timeouts,
     error::Problems,
     field::{self, ServiceMode, refusal},
     raw, units,
@@ -23,6 +23,7 @@ mod keepalive;
 mod limits;
 mod proxy;
 mod read;
+mod splice;
 
 use read::{boolean, integer, missing, place_of, string};
 
@@ -54,12 +55,13 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
     let listed = listed.filter_map(|raw| interface(reader, raw)).collect();
     let interfaces = interfaces(reader, "interface.name", listed);
     let globals = proxy::globals(reader, raw.proxy);
+    let splice = splice::globals(reader, raw.splice);
     let mut backends = Vec::new();
     let listed = raw.service.into_iter();
     let listed = listed.filter_map(|raw| service(reader, raw, &mut backends));
     let listed = listed.collect();
     let services = services(reader, "service.address", listed);
-    proxied(reader, &services, backends);
+    pooled(reader, &services, backends);
     problems.finish(file)?;
     Ok(Config {
         secret_file: secret_file.unwrap_or_else(|| SECRET_FILE.into()),
@@ -68,6 +70,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
         metrics_listen: metrics,
         interfaces,
         proxy: globals,
+        splice,
         services,
     })
 }
@@ -136,17 +139,27 @@ pub(super) fn services(
     listed.into_iter().map(|(_, service)| service).collect()
 }
 
-/// Checks what services in `proxy` mode have in common. `backends` are those of all of them.
-fn proxied(problems: &mut Problems<'_>, services: &[Service], backends: backends::Addresses) {
-    let proxied = services.iter().filter(|service| service.proxy().is_some());
-    let proxied: HashMap<_, _> = proxied.map(|s| (s.address, s.name.clone())).collect();
-    let found = proxied.len();
-    if found > PROXY_SERVICES_MAX {
-        let found = format!("{found} services with mode = \"proxy\"");
-        let message = refusal(found, &format!("at most {PROXY_SERVICES_MAX}"));
-        problems.add(None, "service.mode", message);
+/// Checks what services with backends have in common. `backends` are those of all of them.
+fn pooled(problems: &mut Problems<'_>, services: &[Service], backends: backends::AllAddresses) {
+    let modes = [
+        (ServiceMode::Proxy, PROXY_SERVICES_MAX),
+        (ServiceMode::Splice, SPLICE_SERVICES_MAX),
+    ];
+    for (mode, max) in modes {
+        let of_mode = |service: &&Service| match service.mode {
+            Mode::Host(_) => mode == ServiceMode::Host,
+            Mode::Proxy(_) => mode == ServiceMode::Proxy,
+            Mode::Splice(_) => mode == ServiceMode::Splice,
+        };
+        let found = services.iter().filter(of_mode).count();
+        if found > max {
+            let found = format!("{found} services with mode = \"{}\"", mode.label());
+            let message = refusal(found, &format!("at most {max}"));
+            problems.add(None, "service.mode", message);
+        }
     }
-    backends::refuse_loops(problems, backends, &proxied);
+    splice::targets(problems, services);
+    backends::refuse_loops(problems, backends, services);
 }
 
 /// One that was refused is on the list of problems already: that none is left is no news then.
@@ -207,7 +220,7 @@ fn interface(
 fn service(
     problems: &mut Problems<'_>,
     raw: Spanned<raw::Service>,
-    backends: &mut backends::Addresses,
+    backends: &mut backends::AllAddresses,
 ) -> Option<(Place, Service)> {
     let table = raw.span();
     let mut raw = raw.into_inner();
@@ -226,7 +239,7 @@ fn service(
     let window_scale = raw.window_scale.take();
     let window_scale = integer(problems, "service.window_scale", window_scale, range);
     let range = field::WINDOW_RANGE;
-    let window = integer(problems, "service.window", raw.window.take(), range);
+    let window = integer(problems, "service.window", raw.window.clone(), range);
     let mode = mode(problems, raw, address, &table, backends);
     let mut service = plain_service(address?);
     service.mode = mode;
@@ -239,13 +252,13 @@ fn service(
     Some((place, service))
 }
 
-/// What a service has for its mode; keys of the other mode are refused.
+/// What a service has for its mode; keys of other modes are refused.
 fn mode(
     problems: &mut Problems<'_>,
     mut raw: raw::Service,
     address: Option<SocketAddr>,
     table: &Range<usize>,
-    backends: &mut backends::Addresses,
+    backends: &mut backends::AllAddresses,
 ) -> Mode {
     let given = raw.mode.take();
     let mode = match given {
@@ -256,30 +269,45 @@ fn mode(
             None => return Mode::Host(HostOptions::default()),
         },
     };
-    let key = "service.reap_close_wait";
-    let reap = raw.reap_close_wait.take();
-    if mode == ServiceMode::Proxy {
-        if let Some(reap) = reap {
-            foreign(problems, reap.span(), key, "proxy", "host");
+    for (key, span, of) in raw.mode_keys() {
+        if !of.contains(&mode) {
+            foreign(problems, span, key, mode, of);
         }
-        let (service, addresses) = proxy::service(problems, raw, address, table);
-        backends.extend(addresses);
-        return Mode::Proxy(Arc::new(service));
     }
-    for (key, span) in raw.proxy_keys() {
-        foreign(problems, span, key, "host", "proxy");
+    match mode {
+        ServiceMode::Host => {
+            let key = "service.reap_close_wait";
+            let reap = string(problems, key, raw.reap_close_wait, |text| {
+                units::duration_or_off(text, &proxy::REAP_RANGE)
+            });
+            Mode::Host(HostOptions {
+                reap_close_wait: reap.flatten(),
+            })
+        }
+        ServiceMode::Proxy => {
+            let (service, addresses) =
+                proxy::service(problems, raw, address, table, Timeouts::default());
+            backends.extend(addresses.into_iter().map(|(p, a)| (p, a, mode)));
+            Mode::Proxy(Arc::new(service))
+        }
+        ServiceMode::Splice => {
+            let (service, addresses) = splice::service(problems, raw, address, table);
+            backends.extend(addresses.into_iter().map(|(p, a)| (p, a, mode)));
+            Mode::Splice(Arc::new(service))
+        }
     }
-    let reap = string(problems, key, reap, |text| {
-        units::duration_or_off(text, &proxy::REAP_RANGE)
-    });
-    Mode::Host(HostOptions {
-        reap_close_wait: reap.flatten(),
-    })
 }
 
-fn foreign(problems: &mut Problems<'_>, span: Range<usize>, key: &str, mode: &str, of: &str) {
-    let found = format!("it in a service with mode = \"{mode}\"");
-    let message = refusal(found, &format!("only with mode = \"{of}\""));
+fn foreign(
+    problems: &mut Problems<'_>,
+    span: Range<usize>,
+    key: &str,
+    mode: ServiceMode,
+    of: &[ServiceMode],
+) {
+    let found = format!("it in a service with mode = \"{}\"", mode.label());
+    let of: Vec<_> = of.iter().map(|of| format!("\"{}\"", of.label())).collect();
+    let message = refusal(found, &format!("only with mode = {}", of.join(" or ")));
     problems.add(Some(span), key, message);
 }
 

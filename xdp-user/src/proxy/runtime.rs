@@ -15,7 +15,8 @@ use crate::{
     engine::{Tick, balancer::in_force},
 };
 
-/// A service in `proxy` mode that runs.
+/// A service with backends that runs: in `proxy` mode, or, as far as its backends are concerned, in
+/// `splice` mode.
 #[derive(Debug)]
 pub struct ServiceRuntime {
     /// Its name: the metric label.
@@ -37,11 +38,11 @@ pub struct ServiceRuntime {
 
 impl ServiceRuntime {
     /// A service as configured, with the backends whose addresses are known: by configuration, or
-    /// because `previous` had resolved the same name. `None` when it is not in `proxy` mode. What
-    /// `previous` counted goes on.
+    /// because `previous` had resolved the same name. `None` when it has none. What `previous`
+    /// counted goes on.
     #[must_use]
     pub fn new(service: &Service, previous: Option<&Self>, now: Tick) -> Option<Self> {
-        let config = service.proxy()?;
+        let config = service.pooled()?;
         let kept = previous.map(|previous| previous.pool.load());
         let known = kept.as_ref().map_or(&[][..], |pool| &pool.backends);
         let mut addresses = Vec::new();

@@ -44,7 +44,7 @@ impl Proxy {
             services: Vec::new(),
             listeners: Vec::new(),
         };
-        for service in services {
+        for service in services.iter().filter(|s| s.proxy().is_some()) {
             let known = |known: &&Hosting| known.runtime.name == service.name;
             let previous = served.services.iter().find(known);
             let previous = previous.map(|known| &*known.runtime);

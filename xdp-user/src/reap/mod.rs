@@ -70,7 +70,7 @@ impl Watched {
             address: service.address,
             reap_close_wait: match service.mode {
                 Mode::Host(options) => options.reap_close_wait,
-                Mode::Proxy(_) => None,
+                Mode::Proxy(_) | Mode::Splice(_) => None,
             },
             stats: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.stats)),
         }

@@ -6,9 +6,9 @@ use toml::Spanned;
 
 use super::{
     super::{
-        BACKENDS_MAX, Backend, Target,
+        BACKENDS_MAX, Backend, Mode, Service, Target,
         error::Problems,
-        field::{self, refusal},
+        field::{self, ServiceMode, refusal},
         raw, target,
     },
     Place,
@@ -17,30 +17,47 @@ use super::{
     unique,
 };
 
-/// The addresses of backends, with their places.
+/// The addresses of a service's backends, with their places.
 pub(super) type Addresses = Vec<(Place, SocketAddr)>;
 
-/// Refuses backends that are services of the proxy themselves: a connection would go round until
-/// nothing is left.
+/// The addresses of all backends, with their places and the modes of their services.
+pub(super) type AllAddresses = Vec<(Place, SocketAddr, ServiceMode)>;
+
+/// Refuses backends that are services themselves. By the proxy, a connection would go round until
+/// nothing is left; and what the data path forwards does not come back in to be served here.
 pub(super) fn refuse_loops(
     problems: &mut Problems<'_>,
-    backends: Addresses,
-    services: &HashMap<SocketAddr, String>,
+    backends: AllAddresses,
+    services: &[Service],
 ) {
-    for (place, address) in backends {
-        if let Some(name) = services.get(&address) {
-            let found = format!("\"{address}\", the address of the service {name} in proxy mode");
-            let message = refusal(found, "the address of a server");
-            problems.add(place, "service.backend.address", message);
-        }
+    let by_address: HashMap<_, _> = services.iter().map(|s| (s.address, s)).collect();
+    for (place, address, of) in backends {
+        let Some(service) = by_address.get(&address) else {
+            continue;
+        };
+        let mode = match service.mode {
+            Mode::Host(_) if of == ServiceMode::Proxy => continue,
+            Mode::Host(_) => ServiceMode::Host,
+            Mode::Proxy(_) => ServiceMode::Proxy,
+            Mode::Splice(_) => ServiceMode::Splice,
+        };
+        let (name, mode) = (&service.name, mode.label());
+        let found = format!("\"{address}\", the address of the service {name} in {mode} mode");
+        let message = refusal(found, "the address of a server");
+        problems.add(place, "service.backend.address", message);
     }
 }
 
-/// A connection from the client's own address is of its family.
-pub(super) fn same_family(problems: &mut Problems<'_>, service: SocketAddr, backends: &Addresses) {
+/// Refuses backends of another family than the service's, with `why` they cannot be.
+pub(super) fn same_family(
+    problems: &mut Problems<'_>,
+    service: SocketAddr,
+    backends: &Addresses,
+    why: &str,
+) {
     for (place, address) in backends {
         if address.is_ipv4() != service.is_ipv4() {
-            let found = format!("\"{address}\" with transparent = true");
+            let found = format!("\"{address}\" with {why}");
             let message = refusal(found, "an address of the family of the service's");
             problems.add(place.clone(), "service.backend.address", message);
         }

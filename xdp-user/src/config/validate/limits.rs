@@ -10,8 +10,12 @@ use super::{
     read::{integer, place_of, string},
 };
 
-pub(super) fn timeouts(problems: &mut Problems<'_>, raw: &mut raw::Service) -> Timeouts {
-    let default = Timeouts::default();
+/// What is not given is as in `default`.
+pub(super) fn timeouts(
+    problems: &mut Problems<'_>,
+    raw: &mut raw::Service,
+    default: Timeouts,
+) -> Timeouts {
     let short = Duration::from_millis(100)..=Duration::from_secs(60);
     let connect = Duration::from_millis(10)..=Duration::from_secs(300);
     let half_closed = seconds(1, LONGEST_S);
@@ -64,7 +68,7 @@ pub(super) fn timeouts(problems: &mut Problems<'_>, raw: &mut raw::Service) -> T
 }
 
 /// Every range that is allowed fits.
-fn milliseconds(duration: Duration) -> u32 {
+pub(super) fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     super::{
-        PREFIXES_MAX, Prefix, ProxyGlobals, ProxyService, error::Problems, field::refusal, raw,
-        target, units,
+        PREFIXES_MAX, Prefix, ProxyGlobals, ProxyService, Timeouts, error::Problems,
+        field::refusal, raw, target, units,
     },
     backends::{self, Addresses},
     keepalive, limits,
@@ -68,12 +68,13 @@ pub(super) fn globals(problems: &mut Problems<'_>, raw: Option<raw::Proxy>) -> P
 }
 
 /// A service's keys for `proxy` mode, and its backends' addresses. `address` is its own, if that
-/// is valid.
+/// is valid; `default` is how long its connections may stay in a state unless it says so.
 pub(super) fn service(
     problems: &mut Problems<'_>,
     mut raw: raw::Service,
     address: Option<SocketAddr>,
     table: &Range<usize>,
+    default: Timeouts,
 ) -> (ProxyService, Addresses) {
     let key = "service.balance";
     let balance = string(problems, key, raw.balance.take(), target::balance);
@@ -81,7 +82,7 @@ pub(super) fn service(
     let retries = integer(problems, key, raw.retries.take(), 0..=10);
     let key = "service.half_open_max";
     let half_open = integer(problems, key, raw.half_open_max.take(), 1..=1_000_000);
-    let timeouts = limits::timeouts(problems, &mut raw);
+    let timeouts = limits::timeouts(problems, &mut raw, default);
     let bounds = limits::limits(problems, &mut raw);
     let (mut health, check) = limits::health(problems, &mut raw);
     if let Some(ejection) = raw.ejection.take() {
@@ -102,7 +103,7 @@ pub(super) fn service(
     let (transparent, source) = source(problems, &mut raw);
     let backends = backends::read(problems, raw.backend, table);
     if let (true, Some(address)) = (transparent, address) {
-        backends::same_family(problems, address, &backends.1);
+        backends::same_family(problems, address, &backends.1, "transparent = true");
     }
     let keepalive = [
         ("service.client_keepalive", raw.client_keepalive),
@@ -123,6 +124,7 @@ pub(super) fn service(
         accept_proxy_required: required,
         transparent,
         source,
+        spliced: false,
         keepalive,
     };
     (service, backends.1)

@@ -63,6 +63,7 @@ fn defaults_are_the_documented_ones() {
         accept_proxy_required: true,
         transparent: false,
         source: Vec::new(),
+        spliced: false,
         keepalive: [None, None],
     };
     assert_eq!(**config.services[0].proxy().unwrap(), expected);
@@ -192,6 +193,7 @@ fn everything_can_be_set() {
         ],
         accept_proxy_required: false,
         transparent: false,
+        spliced: false,
         source: vec!["10.0.0.1".parse().unwrap(), "2001:db8::2".parse().unwrap()],
         keepalive: [
             Some(Keepalive::CLASSIC),
@@ -519,9 +521,9 @@ fn more_proxy_services_than_metrics_can_tell_apart_are_refused() {
     );
 }
 
-/// Every key that a service may have is one of both modes, or refused in the other one.
+/// Every key that a service may have is refused in the modes that do not have it.
 #[test]
-fn keys_of_one_mode_are_refused_in_the_other() {
+fn keys_of_one_mode_are_refused_in_the_others() {
     let listed = error("[[interface]]\nname = \"a\"\n[[service]]\nno_key = 1\n");
     let (_, listed) = listed.split_once("expected one of ").unwrap();
     let keys: Vec<_> = listed
@@ -529,28 +531,39 @@ fn keys_of_one_mode_are_refused_in_the_other() {
         .map(|key| key.trim_matches('`'))
         .collect();
     assert!(keys.len() > 30, "{keys:?}");
-    let host = SERVICE.replace("mode = \"proxy\"\n", "");
     for key in keys {
+        let of: &[&str] = match key {
+            "name" | "address" | "mode" | "mss" | "window_scale" => &["host", "proxy", "splice"],
+            "reap_close_wait" => &["host"],
+            "window" => &["host", "proxy"],
+            "nat" | "nat_pool" | "last_ack_timeout" | "time_wait_timeout" => &["splice"],
+            "balance" | "connect_timeout" | "retries" | "idle_timeout" | "close_wait_timeout"
+            | "fin_wait_timeout" | "half_open_max" | "connections_max" | "slow_start" | "check"
+            | "ejection" | "backend" => &["proxy", "splice"],
+            _ => &["proxy"],
+        };
+        let words: Vec<_> = of.iter().map(|of| format!("\"{of}\"")).collect();
+        let allowed = words.join(" or ");
         let given = match key {
             "check" | "ejection" => format!("[service.{key}]\n"),
             "backend" => BACKEND.into(),
             _ => format!("{key} = \"?\"\n"),
         };
-        let text = parse(&format!("{host}{given}"))
-            .err()
-            .map(|error| error.to_string());
-        let refused = text.is_some_and(|text| {
-            text.contains(&format!(
-                "service.{key}: found it in a service with mode = \"host\", allowed: only with \
-                 mode = \"proxy\""
-            ))
-        });
-        let common = ["name", "address", "mode", "mss", "window_scale", "window"];
-        assert_eq!(
-            refused,
-            !common.contains(&key) && key != "reap_close_wait",
-            "{key}"
-        );
+        for mode in ["host", "proxy", "splice"] {
+            let service = SERVICE.replace("\"proxy\"", &format!("\"{mode}\""));
+            let text = parse(&format!("{service}{given}"))
+                .err()
+                .map_or_else(String::new, |error| error.to_string());
+            let refusal = format!(
+                "service.{key}: found it in a service with mode = \"{mode}\", allowed: only with \
+                 mode = {allowed}"
+            );
+            assert_eq!(
+                text.contains(&refusal),
+                !of.contains(&mode),
+                "{key}: {text}"
+            );
+        }
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn options(backends: &[SocketAddr]) -> ProxyService {
         accept_proxy: Vec::new(),
         accept_proxy_required: true,
         transparent: false,
+        spliced: false,
         source: Vec::new(),
         keepalive: [None; 2],
     }
