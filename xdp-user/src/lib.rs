@@ -20,6 +20,7 @@ pub mod http;
 pub mod jiffies;
 pub mod keys;
 pub mod kfunc;
+pub mod learned;
 pub mod loader;
 pub mod log_output;
 pub mod mapping;

@@ -99,6 +99,8 @@ mod tests {
             xdp: Vec::new(),
             peer: None,
             vlan_of,
+            vlan_tag: 0,
+            mac: [0; 6],
         };
         let links = [
             link(2, None),

@@ -13,7 +13,11 @@ use proxy_header::ProxyHeader;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use super::{http, tls};
-use crate::config::{Check, ProxyService, ProxyVersion, Target};
+use crate::{
+    config::{Check, ProxyService, ProxyVersion, Target},
+    learned::Agreed,
+    netlink::sockets::Sockets,
+};
 
 /// Why a check did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +85,17 @@ pub struct Checker {
     kind: Kind,
     header: Option<ProxyVersion>,
     timeout: Duration,
+    /// Whether anybody wants to know what the backend's TCP does.
+    learns: bool,
+}
+
+/// What a check has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// How long it took.
+    pub took: Duration,
+    /// What the backend's TCP agreed to; `None` if it is not known.
+    pub agreed: Option<Agreed>,
 }
 
 #[derive(Debug)]
@@ -112,40 +127,59 @@ impl Checker {
             kind,
             header: service.send_proxy,
             timeout: service.health.timeout,
+            learns: service.spliced,
         }))
     }
 
-    /// Checks the backend at `address`, which is configured as `target`. How long it took.
+    /// Checks the backend at `address`, which is configured as `target`. What was found.
     ///
     /// The connection ends with a RST in every case: TIME_WAIT would take a local port away from
     /// the clients' connections.
     ///
     /// # Errors
     /// Says why the backend is not fit, or that it could not be checked.
-    pub async fn check(
+    pub async fn check(&self, address: SocketAddr, target: &Target) -> Result<Checked, CheckError> {
+        let start = Instant::now();
+        let agreed = timeout(self.timeout, self.attempt(address, target))
+            .await
+            .unwrap_or(Err(CheckError::Timeout))?;
+        Ok(Checked {
+            took: start.elapsed(),
+            agreed,
+        })
+    }
+
+    async fn attempt(
         &self,
         address: SocketAddr,
         target: &Target,
-    ) -> Result<Duration, CheckError> {
-        let start = Instant::now();
-        timeout(self.timeout, self.attempt(address, target))
-            .await
-            .unwrap_or(Err(CheckError::Timeout))?;
-        Ok(start.elapsed())
-    }
-
-    async fn attempt(&self, address: SocketAddr, target: &Target) -> Result<(), CheckError> {
+    ) -> Result<Option<Agreed>, CheckError> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_zero_linger()?;
+        let agreed = self.learns.then(|| agreed(&stream)).flatten();
         if let Some(version) = self.header {
             stream.write_all(&own_header(version)?).await?;
         }
         match &self.kind {
-            Kind::Tcp => Ok(()),
-            Kind::Http(expectation) => expectation.check(stream, target).await,
-            Kind::Tls(handshake) => handshake.check(stream, address, target).await,
+            Kind::Tcp => {}
+            Kind::Http(expectation) => expectation.check(stream, target).await?,
+            Kind::Tls(handshake) => handshake.check(stream, address, target).await?,
         }
+        Ok(agreed)
     }
+}
+
+/// What the backend's TCP agreed to on a connection. That the kernel does not tell is no fault of
+/// the backend's.
+fn agreed(stream: &TcpStream) -> Option<Agreed> {
+    let ask = || {
+        let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
+        Sockets::open()?.agreed(local, peer)
+    };
+    ask().unwrap_or_else(|error| {
+        log::debug!("cannot learn what a backend's TCP agrees to: {error:#}");
+        None
+    })
 }
 
 /// The PROXY header of a connection without a client: `PROXY UNKNOWN` (version 1), LOCAL (version

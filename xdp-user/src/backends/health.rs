@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use super::check::CheckError;
+use super::check::{CheckError, Checked};
 use crate::{
     engine::{
         Tick,
         health::{Health, HealthState, Peers, Transition},
         reason::ConnectError,
     },
+    learned::Agreed,
     proxy::runtime::{BackendRuntime, Pool, ServiceRuntime},
 };
 
@@ -23,6 +24,7 @@ pub struct BackendHealth {
     health: Health,
     checked: bool,
     last_check: Option<LastCheck>,
+    agreed: Option<Agreed>,
     next_check: Tick,
 }
 
@@ -47,6 +49,7 @@ impl BackendHealth {
             },
             checked,
             last_check: None,
+            agreed: None,
             next_check: now,
         }
     }
@@ -67,6 +70,12 @@ impl BackendRuntime {
     #[must_use]
     pub fn last_check(&self) -> Option<LastCheck> {
         self.health().last_check.clone()
+    }
+
+    /// What its TCP agrees to; `None` before a check has found out.
+    #[must_use]
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.health().agreed
     }
 
     /// When it is to be checked next.
@@ -127,10 +136,10 @@ impl ServiceRuntime {
         &self,
         backend: &BackendRuntime,
         now: Tick,
-        result: Result<Duration, CheckError>,
+        result: Result<Checked, CheckError>,
     ) {
         match &result {
-            Ok(took) => {
+            Ok(Checked { took, .. }) => {
                 backend.stats.checks_ok.count();
                 backend.stats.check_duration.observe(*took);
             }
@@ -153,6 +162,14 @@ impl ServiceRuntime {
         };
         let transition = self.pool.with(|pool| {
             let mut health = backend.health();
+            if let Ok(Checked {
+                agreed: Some(agreed),
+                ..
+            }) = result
+            {
+                health.agreed = Some(agreed);
+            }
+            let result = result.map(|checked| checked.took);
             health.last_check = Some(LastCheck { at: now, result });
             let transition = health.health.check(now, ok, &self.config.health);
             drop(health);

@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result, bail};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
-        XdpAttached,
+        InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage, LinkXdp, VlanProtocol, XdpAttached,
     },
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -30,6 +30,11 @@ pub struct Link {
     /// Index of the interface below, if this is a VLAN device (802.1Q, 802.1ad) on one of this
     /// network namespace.
     pub vlan_of: Option<u32>,
+    /// What such a device puts before its frames: TPID in the upper and VLAN id in the lower half;
+    /// 0 on any other interface.
+    pub vlan_tag: u32,
+    /// MAC address; zeros where it has none.
+    pub mac: [u8; 6],
 }
 
 /// Where an interface is that another one is connected to.
@@ -87,6 +92,8 @@ impl From<LinkMessage> for Link {
             xdp: Vec::new(),
             peer: None,
             vlan_of: None,
+            vlan_tag: 0,
+            mac: [0; 6],
         };
         let (mut veth, mut vlan) = (false, false);
         let (mut lower, mut netns) = (None, None);
@@ -98,7 +105,9 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::LinkInfo(info) => {
                     veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
                     vlan = info.contains(&LinkInfo::Kind(InfoKind::Vlan));
+                    link.vlan_tag = vlan_tag(&info);
                 }
+                LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
                 LinkAttribute::Link(index) => lower = Some(index),
                 LinkAttribute::LinkNetNsId(id) => netns = Some(id),
                 _ => {}
@@ -112,6 +121,23 @@ impl From<LinkMessage> for Link {
         }
         link
     }
+}
+
+/// The tag of a VLAN device; 0 for another.
+fn vlan_tag(info: &[LinkInfo]) -> u32 {
+    let data = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
+        _ => None,
+    });
+    let (mut tpid, mut id) = (u16::from(VlanProtocol::Ieee8021Q), 0);
+    for info in data.into_iter().flatten() {
+        match info {
+            InfoVlan::Id(found) => id = *found,
+            InfoVlan::Protocol(found) => tpid = u16::from(*found),
+            _ => {}
+        }
+    }
+    data.map_or(0, |_| u32::from(tpid) << 16 | u32::from(id))
 }
 
 fn program_ids(attributes: &[LinkXdp]) -> Vec<u32> {
@@ -150,10 +176,25 @@ mod tests {
             xdp: Vec::new(),
             peer: None,
             vlan_of: None,
+            vlan_tag: 0,
+            mac: [0; 6],
         };
         assert_eq!(*lo, expected);
         let index = lo.index;
         assert_eq!(peer(Peer { index, netns: None }).unwrap(), *lo);
+    }
+
+    #[test]
+    fn a_vlan_devices_tag_is_its_protocol_and_id() {
+        let data = vec![
+            InfoVlan::Id(7),
+            InfoVlan::Protocol(VlanProtocol::Ieee8021Ad),
+        ];
+        assert_eq!(
+            vlan_tag(&[LinkInfo::Data(InfoData::Vlan(data))]),
+            0x88a8_0007
+        );
+        assert_eq!(vlan_tag(&[LinkInfo::Kind(InfoKind::Veth)]), 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod link;
 pub mod listener;
 #[cfg(test)]
 pub(crate) mod namespace;
+pub mod neighbour;
 pub mod route;
 pub mod sockets;
 

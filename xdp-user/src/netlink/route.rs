@@ -1,18 +1,33 @@
-//! Routes: whether an address is this machine's own.
+//! Routes: the way to an address, and whether it is this machine's own.
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
     rule::{RuleAttribute, RuleMessage},
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-/// Whether this network namespace takes packets to `ip` as its own.
-#[must_use]
-pub fn is_local(ip: IpAddr) -> bool {
+/// The first step of the way to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Whether the address is this machine's own, so that there is no way to it.
+    pub is_local: bool,
+    /// Index of the interface that packets leave by.
+    pub ifindex: u32,
+    /// The neighbour that they are handed to: a gateway, or the address itself.
+    pub neighbour: IpAddr,
+    /// The address that this machine sends them from unless told otherwise.
+    pub source: Option<IpAddr>,
+}
+
+/// Asks this network namespace for the way to `ip`.
+///
+/// # Errors
+/// Fails when there is none, or the kernel does not answer.
+pub fn next_hop(ip: IpAddr) -> Result<NextHop> {
     let mut request = RouteMessage::default();
     (
         request.header.address_family,
@@ -25,11 +40,52 @@ pub fn is_local(ip: IpAddr) -> bool {
         .attributes
         .push(RouteAttribute::Destination(ip.into()));
     let answer = super::get(NETLINK_ROUTE, RouteNetlinkMessage::GetRoute(request));
-    // Without any route to it the kernel answers with an error.
-    match answer {
-        Ok(RouteNetlinkMessage::NewRoute(route)) => route.header.kind == RouteType::Local,
-        _ => false,
+    match answer.with_context(|| format!("no route to {ip}"))? {
+        RouteNetlinkMessage::NewRoute(route) => read_next_hop(&route, ip),
+        other => bail!("the kernel answers another question: {other:?}"),
     }
+}
+
+fn read_next_hop(route: &RouteMessage, ip: IpAddr) -> Result<NextHop> {
+    let mut hop = NextHop {
+        is_local: route.header.kind == RouteType::Local,
+        ifindex: 0,
+        neighbour: ip,
+        source: None,
+    };
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(ifindex) => hop.ifindex = *ifindex,
+            RouteAttribute::Gateway(address) => {
+                hop.neighbour = address_of(address).unwrap_or(ip);
+            }
+            // The gateway of another family (RFC 5549).
+            RouteAttribute::Via(RouteVia::Inet(v4)) => hop.neighbour = (*v4).into(),
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => hop.neighbour = (*v6).into(),
+            RouteAttribute::PrefSource(address) => hop.source = address_of(address),
+            _ => {}
+        }
+    }
+    let kind = route.header.kind;
+    ensure!(
+        hop.ifindex != 0 && matches!(kind, RouteType::Local | RouteType::Unicast),
+        "the route to {ip} leads nowhere: it is of type {kind:?}"
+    );
+    Ok(hop)
+}
+
+const fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+/// Whether this network namespace takes packets to `ip` as its own.
+#[must_use]
+pub fn is_local(ip: IpAddr) -> bool {
+    next_hop(ip).is_ok_and(|hop| hop.is_local)
 }
 
 /// Whether some rule sends packets with a firewall mark to a routing table that takes packets to
@@ -112,6 +168,35 @@ mod tests {
         ] {
             assert_eq!(is_local(ip.parse().unwrap()), expected, "{ip}");
         }
+    }
+
+    #[test]
+    fn a_route_names_interface_neighbour_and_source() {
+        let ip: IpAddr = "192.0.2.77".parse().unwrap();
+        let mut route = RouteMessage::default();
+        route.header.kind = RouteType::Unicast;
+        assert!(read_next_hop(&route, ip).is_err(), "no interface");
+        route.attributes = vec![
+            RouteAttribute::Oif(7),
+            RouteAttribute::PrefSource(RouteAddress::Inet([192, 0, 2, 1].into())),
+        ];
+        let direct = NextHop {
+            is_local: false,
+            ifindex: 7,
+            neighbour: ip,
+            source: Some([192, 0, 2, 1].into()),
+        };
+        assert_eq!(read_next_hop(&route, ip).unwrap(), direct);
+        let gateway = RouteAddress::Inet([192, 0, 2, 9].into());
+        route.attributes.push(RouteAttribute::Gateway(gateway));
+        let neighbour = IpAddr::from([192, 0, 2, 9]);
+        let expected = NextHop {
+            neighbour,
+            ..direct
+        };
+        assert_eq!(read_next_hop(&route, ip).unwrap(), expected);
+        route.header.kind = RouteType::BlackHole;
+        assert!(read_next_hop(&route, ip).is_err(), "a black hole");
     }
 
     #[test]

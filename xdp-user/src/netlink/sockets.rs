@@ -7,12 +7,15 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_sock_diag::{
     SockDiagDestroy, SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
+    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::errno::Errno;
 
+use xdp_common::abi::{OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE};
+
 use super::Channel;
+use crate::learned::Agreed;
 
 /// A TCP socket of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,9 @@ pub struct SocketRow {
     family: u8,
     id: SocketId,
 }
+
+/// `INET_DIAG_NOCOOKIE`: whichever socket has these addresses.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// What became of a socket that was to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +101,36 @@ impl Sockets {
         }
     }
 
+    /// What the other end of an established connection agreed to in its handshake; `None` when there
+    /// is no such connection.
+    ///
+    /// # Errors
+    /// Fails when the kernel does not answer, as without `CONFIG_INET_DIAG`.
+    pub fn agreed(&mut self, local: SocketAddr, peer: SocketAddr) -> Result<Option<Agreed>> {
+        let (family, mut id) = match local {
+            SocketAddr::V4(_) => (AF_INET, SocketId::new_v4()),
+            SocketAddr::V6(_) => (AF_INET6, SocketId::new_v6()),
+        };
+        (id.source_address, id.source_port) = (local.ip(), local.port());
+        (id.destination_address, id.destination_port) = (peer.ip(), peer.port());
+        id.cookie = ANY_COOKIE;
+        let mut request = request(family, StateFlags::all(), id);
+        if let SockDiagMessage::InetRequest(request) = &mut request {
+            request.extensions = ExtensionFlags::INFO;
+        }
+        let mut found = None;
+        let answer = self.0.ask(request, NLM_F_REQUEST | NLM_F_ACK, |answer| {
+            if let SockDiagMessage::InetResponse(response) = answer {
+                found = response.nlas.iter().find_map(agreed_by);
+            }
+        });
+        match answer {
+            Ok(()) => Ok(found),
+            Err(error) if is(&error, Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.context(format!("cannot examine {local} of {peer}"))),
+        }
+    }
+
     /// Whether this kernel can [end](Self::destroy) sockets.
     ///
     /// # Errors
@@ -110,6 +146,44 @@ impl Sockets {
             None => Err(error),
         }
     }
+}
+
+fn is(error: &anyhow::Error, errno: Errno) -> bool {
+    let found = error.downcast_ref().and_then(io::Error::raw_os_error);
+    found.map(Errno::from_raw) == Some(errno)
+}
+
+/// Reads `struct tcp_info` (linux/tcp.h): `tcpi_options`, `tcpi_snd_wscale` and `tcpi_snd_mss`.
+fn agreed_by(attribute: &Nla) -> Option<Agreed> {
+    /// `TCPI_OPT_*`, and what may be offered to others then.
+    const OPTIONS: [(u8, u8); 4] = [
+        (1, OFFER_TIMESTAMPS),
+        (2, OFFER_SACK),
+        (4, OFFER_WINDOW_SCALE),
+        (8, OFFER_ECN),
+    ];
+    /// What the timestamps option takes of every segment, bytes (RFC 7323 appendix A).
+    const TIMESTAMPS_LEN: u32 = 12;
+    let Nla::TcpInfo(info) = attribute else {
+        return None;
+    };
+    let (options, scales) = (info.get(5)?, info.get(6)?);
+    let segment = u32::from_ne_bytes(info.get(16..20)?.try_into().ok()?);
+    let agreed = OPTIONS.iter().filter(|(option, _)| options & option != 0);
+    let flags = agreed.fold(0, |flags, (_, offer)| flags | offer);
+    let timestamps = match flags & OFFER_TIMESTAMPS {
+        0 => 0,
+        _ => TIMESTAMPS_LEN,
+    };
+    Some(Agreed {
+        flags,
+        // The lower half is for sending, and so the peer's own.
+        window_scale: match flags & OFFER_WINDOW_SCALE {
+            0 => 0,
+            _ => (scales & 0xf).min(14),
+        },
+        mss: u16::try_from(segment + timestamps).unwrap_or(u16::MAX),
+    })
 }
 
 fn request(family: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessage {
@@ -187,6 +261,27 @@ mod tests {
             assert_eq!(destroy(&row), Destroyed::Before, "{bind}");
             drop(server);
         }
+    }
+
+    #[test]
+    fn a_connections_end_tells_what_it_agreed_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let client = TcpStream::connect(peer).unwrap();
+        let local = client.local_addr().unwrap();
+        let agreed = Sockets::open().unwrap().agreed(local, peer).unwrap();
+        let agreed = agreed.unwrap();
+        // As Linux is set by default, and the tests' machines are.
+        let most = OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE;
+        assert_eq!(agreed.flags & most, most, "{agreed:?}");
+        assert!((1..=14).contains(&agreed.window_scale), "{agreed:?}");
+        assert!(agreed.mss > 1460, "{agreed:?}");
+        drop(listener);
+        let nobody = SocketAddr::new(peer.ip(), 1);
+        assert_eq!(
+            Sockets::open().unwrap().agreed(local, nobody).unwrap(),
+            None
+        );
     }
 
     #[test]

@@ -92,6 +92,8 @@ fn link(index: u32, name: &str, xdp: &[u32]) -> Link {
         xdp: xdp.into(),
         peer: None,
         vlan_of: None,
+        vlan_tag: 0,
+        mac: [0; 6],
     }
 }
 

@@ -25,9 +25,22 @@ fn service(check: Check) -> ProxyService {
     }
 }
 
-async fn run(service: &ProxyService, address: SocketAddr) -> Result<Duration, CheckError> {
+async fn run(service: &ProxyService, address: SocketAddr) -> Result<Checked, CheckError> {
     let checker = Checker::new(service).unwrap().unwrap();
     checker.check(address, &Target::Address(address)).await
+}
+
+#[tokio::test]
+async fn a_spliced_services_check_learns_what_the_backend_agrees_to() {
+    let (_listener, address) = listener().await;
+    for spliced in [true, false] {
+        let service = ProxyService {
+            spliced,
+            ..service(Check::Tcp)
+        };
+        let found = run(&service, address).await.unwrap();
+        assert_eq!(found.agreed.is_some(), spliced, "{found:?}");
+    }
 }
 
 async fn listener() -> (TcpListener, SocketAddr) {

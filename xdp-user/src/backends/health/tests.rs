@@ -18,7 +18,10 @@ fn usable(service: &ServiceRuntime) -> Vec<bool> {
 
 fn check(service: &ServiceRuntime, backend: usize, ok: bool) {
     let result = match ok {
-        true => Ok(Duration::from_millis(3)),
+        true => Ok(Checked {
+            took: Duration::from_millis(3),
+            agreed: None,
+        }),
         false => Err(CheckError::Refused),
     };
     let backend = &service.pool.load().backends[backend];
