@@ -63,8 +63,9 @@ pub const BUCKET_ENTRIES: usize = 4;
 
 /// Buckets of one generation of the service table, a power of two.
 ///
-/// [`SERVICES_MAX`] services on as many addresses make 8,192 entries, half an entry per bucket: of
-/// the seeds, about one in 16 then overfills no bucket. 2 MiB per generation.
+/// [`SERVICES_MAX`] services on as many addresses and
+/// [`TARGETS_MAX`](crate::splice::flow::TARGETS_MAX) targets make 9,216 entries, about half an entry
+/// per bucket: of the seeds, about one in 120 then overfills no bucket. 2 MiB per generation.
 pub const BUCKETS: u32 = 16_384;
 
 /// Interfaces whose counters are told apart: slots of `IFACE_STATS`, a power of two.

@@ -18,7 +18,7 @@ use crate::{
     keys::{self, KeyState, Schedule},
     offer::KernelOffer,
     secret::Secret,
-    services::{self, Ids, Table},
+    services::{self, Ids, Spliced, Table},
 };
 
 /// How long a generation of the service table is left alone after another became live.
@@ -170,9 +170,12 @@ impl Protection {
             .with_context(|| {
                 format!("the services before and after together are more than {SERVICES_MAX}")
             })?;
-        let plan = self
-            .table
-            .plan(&services::entries(services, &assignment.ids, offer))?;
+        let plan = self.table.plan(&services::entries(
+            services,
+            &assignment.ids,
+            offer,
+            &Spliced::default(),
+        ))?;
         for id in &assignment.fresh {
             self.datapath.reset_service(*id)?;
         }

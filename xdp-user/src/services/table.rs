@@ -7,9 +7,9 @@ use xdp_common::{
     service::bucket,
 };
 
-/// Seeds tried for one table. For a full one about one in 16 overfills no bucket, so that all of
+/// Seeds tried for one table. For a full one about one in 120 overfills no bucket, so that all of
 /// them failing has a probability below 2^-95.
-const SEED_TRIES: u64 = 1024;
+const SEED_TRIES: u64 = 8192;
 
 /// No seed was found that fits every bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,13 +134,21 @@ impl Table {
 
 /// The buckets under a seed, unless one overflows.
 fn place(seed: u64, entries: &[ServiceEntry]) -> Option<Vec<ServiceBucket>> {
-    let mut buckets = vec![ServiceBucket::default(); BUCKETS as usize];
     let mut used = vec![0_u8; BUCKETS as usize];
+    let index = |entry: &ServiceEntry| bucket(seed, entry.addr, entry.port) as usize;
+    // Counted before anything is copied: most seeds are tried in vain.
     for entry in entries {
-        let index = bucket(seed, entry.addr, entry.port) as usize;
-        let position = usize::from(used[index]);
-        *buckets[index].entries.get_mut(position)? = *entry;
-        used[index] += 1;
+        let used = &mut used[index(entry)];
+        if usize::from(*used) == BUCKET_ENTRIES {
+            return None;
+        }
+        *used += 1;
+    }
+    let mut buckets = vec![ServiceBucket::default(); BUCKETS as usize];
+    for entry in entries {
+        let index = index(entry);
+        used[index] -= 1;
+        buckets[index].entries[usize::from(used[index])] = *entry;
     }
     Some(buckets)
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use xdp_common::{
     abi::{BUCKETS, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, SERVICES_MAX, ServiceBucket},
     service::{bucket, find},
+    splice::flow::TARGETS_MAX,
 };
 
 use super::*;
@@ -76,7 +77,7 @@ impl Map {
 
 fn entries_of(services: &[Service]) -> Vec<ServiceEntry> {
     let ids: Vec<u16> = (0..services.len() as u16).collect();
-    entries(services, &ids, &OFFER)
+    entries(services, &ids, &OFFER, &Spliced::default())
 }
 
 fn assert_holds_exactly(map: &Map, services: &[Service]) {
@@ -94,7 +95,7 @@ fn assert_holds_exactly(map: &Map, services: &[Service]) {
 fn an_entry_takes_the_kernels_offer_unless_overridden() {
     let mut v4 = service("192.0.2.1:443".parse().unwrap());
     let v6 = service("[2001:db8::1]:443".parse().unwrap());
-    let made = entries(&[v4.clone(), v6], &[5, 6], &OFFER);
+    let made = entries(&[v4.clone(), v6], &[5, 6], &OFFER, &Spliced::default());
     assert_eq!(made.len(), 4);
     assert_eq!(
         (made[0].mss, made[0].window_scale, made[0].id),
@@ -106,7 +107,7 @@ fn an_entry_takes_the_kernels_offer_unless_overridden() {
     v4.mss = Some(1000);
     v4.window = Some(4000);
     v4.window_scale = Some(0);
-    let made = entries(&[v4], &[0], &OFFER);
+    let made = entries(&[v4], &[0], &OFFER, &Spliced::default());
     assert_eq!(
         (made[0].mss, made[0].window, made[0].window_scale),
         (1000, 4000, 0)
@@ -149,6 +150,20 @@ fn the_largest_tables_fit() {
         let mut table = Table::default();
         map.apply(&mut table, &entries_of(&services));
         assert_holds_exactly(&map, &services);
+        let ids: Vec<u16> = (0..SERVICES_MAX as u16).collect();
+        let targets = (0..TARGETS_MAX).map(|n| {
+            let (ip, port) = (address(n).ip(), 10_000);
+            (SocketAddr::new(ip, port), n as u16)
+        });
+        let spliced = Spliced {
+            targets: targets.collect(),
+            ..Spliced::default()
+        };
+        map.apply(&mut table, &entries(&services, &ids, &OFFER, &spliced));
+        for (address, slot) in &spliced.targets {
+            let found = map.find(address.ip(), address.port()).unwrap();
+            assert_eq!((found.kind, found.id), (KIND_TARGET, *slot));
+        }
     }
 }
 
@@ -211,4 +226,78 @@ proptest! {
             }
         }
     }
+}
+
+const SPLICED: &str = r#"
+    [[interface]]
+    name = "eth0"
+    [[service]]
+    address = "192.0.2.10:443"
+    mode = "splice"
+    [[service.backend]]
+    address = "10.0.0.11:8443"
+"#;
+
+fn spliced(keys: &str, agreed: Option<Agreed>) -> Vec<ServiceEntry> {
+    let mode = "mode = \"splice\"\n";
+    let text = SPLICED.replace(mode, &format!("{mode}{keys}\n"));
+    let services = crate::config::Config::parse("test", &text)
+        .unwrap()
+        .services;
+    let target = services[0].splice().unwrap().common.backends[0]
+        .target
+        .to_string();
+    let spliced = Spliced {
+        agreed: agreed
+            .map(|agreed| (services[0].address, agreed))
+            .into_iter()
+            .collect(),
+        targets: vec![(target.parse().unwrap(), 77)],
+    };
+    entries(&services, &[5], &OFFER, &spliced)
+}
+
+#[test]
+fn a_spliced_service_promises_what_its_backends_do() {
+    let agreed = Agreed {
+        flags: OFFER_SACK | OFFER_WINDOW_SCALE,
+        window_scale: 9,
+        mss: 1400,
+    };
+    let entry = |keys, agreed| {
+        let entry = spliced(keys, agreed)[0];
+        assert_eq!(
+            (entry.kind, entry.mode, entry.id),
+            (KIND_SERVICE, MODE_SPLICE, 5)
+        );
+        assert_eq!(entry.window, 0);
+        (entry.offer, entry.window_scale, entry.mss)
+    };
+    assert_eq!(entry("", None), (0, 0, 536), "nothing is known");
+    assert_eq!(entry("", Some(agreed)), (agreed.flags, 9, 1400));
+    let large = Agreed {
+        mss: 8960,
+        ..agreed
+    };
+    assert_eq!(entry("", Some(large)).2, 1460, "the interfaces' MTU");
+    let set = entry("mss = 1300\nwindow_scale = 3", Some(agreed));
+    assert_eq!(set, (agreed.flags, 3, 1300));
+    let unscaled = Agreed {
+        flags: OFFER_SACK,
+        ..agreed
+    };
+    assert_eq!(entry("window_scale = 3", Some(unscaled)).1, 0);
+}
+
+#[test]
+fn targets_are_found_by_their_address() {
+    let (mut map, mut table) = (Map::new(), Table::default());
+    map.apply(&mut table, &spliced("", None));
+    let target = map.find("10.0.0.11".parse().unwrap(), 8443).unwrap();
+    assert_eq!((target.kind, target.id), (KIND_TARGET, 77));
+    assert_eq!(
+        map.find("10.0.0.11".parse().unwrap(), 0),
+        None,
+        "no service is there"
+    );
 }
