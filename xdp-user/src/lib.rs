@@ -42,3 +42,4 @@ pub mod startup;
 pub mod task;
 pub mod vlans;
 pub mod warnings;
+pub mod xsk;
