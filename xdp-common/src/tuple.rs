@@ -10,7 +10,9 @@ const V4_MAPPED: u64 = 0xffff_0000;
 
 /// An IP address as two words of its 16 wire bytes, each read little-endian whatever the machine,
 /// so that cookies agree across a fleet. IPv4 is IPv4-mapped.
-#[derive(Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Addr {
     /// The first eight bytes.

@@ -64,7 +64,8 @@ fn open(
 ) -> Result<(FlowId, (Addr, u16)), Outcome> {
     let mut failure = Outcome::SourceInUse;
     for probe in 0..SOURCE_PROBES_MAX {
-        let Some(source) = world.source(choice, (client.addr, client.port), probe) else {
+        let from = (client.addr, client.port);
+        let Some(source) = world.source(service.id, choice, from, probe) else {
             break;
         };
         let flow = pending(client, service, choice, source);

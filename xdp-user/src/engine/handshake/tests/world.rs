@@ -205,7 +205,13 @@ impl World for TestWorld {
         })
     }
 
-    fn source(&mut self, _: &Choice, client: (Addr, u16), probe: u8) -> Option<(Addr, u16)> {
+    fn source(
+        &mut self,
+        _: u16,
+        _: &Choice,
+        client: (Addr, u16),
+        probe: u8,
+    ) -> Option<(Addr, u16)> {
         match &self.pool {
             Some(pool) => pool.get(usize::from(probe)).copied(),
             None => (probe == 0).then_some(client),
