@@ -15,6 +15,7 @@ mod driver;
 mod model;
 mod net;
 mod peer;
+pub(super) mod random;
 
 use std::collections::VecDeque;
 

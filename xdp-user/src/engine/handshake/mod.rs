@@ -171,4 +171,6 @@ impl Handshakes {
 }
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

@@ -56,7 +56,8 @@ pub(super) fn next(
     Err(outcome)
 }
 
-/// Opens a flow to this target, from the first source that is free.
+/// Opens a flow to this target, from the first source that is free. If none is, from one whose flow
+/// is over: the target may still wait for late segments of it, too.
 fn open(
     client: &Client,
     service: &Service,
@@ -64,30 +65,36 @@ fn open(
     world: &mut impl World,
 ) -> Result<(FlowId, (Addr, u16)), Outcome> {
     let mut failure = Outcome::SourceInUse;
+    let mut over = None;
     for probe in 0..SOURCE_PROBES_MAX {
         let from = (client.addr, client.port);
         let Some(source) = world.source(service.id, choice, from, probe) else {
             break;
         };
         let flow = pending(client, service, choice, source);
-        let mut opened = world.flows_mut().open(&flow);
-        if let Err(OpenError::TargetInUse(other)) = opened
-            && is_over(&world.flows().get(other))
-        {
-            world.flows_mut().close(other);
-            world.notice(service.id, Notice::FlowReused);
-            opened = world.flows_mut().open(&flow);
-        }
-        match opened {
+        match world.flows_mut().open(&flow) {
             Ok(id) => return Ok((id, source)),
-            Err(OpenError::TargetInUse(_)) => {}
+            Err(OpenError::TargetInUse(other)) => {
+                if over.is_none() && is_over(&world.flows().get(other)) {
+                    over = Some((other, flow));
+                }
+            }
             Err(OpenError::Full) => return Err(Outcome::TableFull),
             // Another source may have room. The client's own side may not, or be taken, which the
             // engine has looked up before: then no source helps.
             Err(OpenError::NoRoom | OpenError::ClientInUse(_)) => failure = Outcome::IndexFull,
         }
     }
-    Err(failure)
+    let Some((other, flow)) = over else {
+        return Err(failure);
+    };
+    world.flows_mut().close(other);
+    world.notice(service.id, Notice::FlowReused);
+    match world.flows_mut().open(&flow) {
+        Ok(id) => Ok((id, (flow.nat, flow.nat_port))),
+        Err(OpenError::Full) => Err(Outcome::TableFull),
+        Err(_) => Err(Outcome::IndexFull),
+    }
 }
 
 /// Whether a flow is only there to wait for late segments: a new connection may take its place

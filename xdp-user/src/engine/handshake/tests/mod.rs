@@ -6,4 +6,4 @@ mod numbers;
 mod reuse;
 mod sources;
 mod targets;
-mod world;
+pub(super) mod world;

@@ -1,0 +1,320 @@
+//! levee as it stands between the two: the data path, a table, and the world of the engine.
+
+use xdp_common::{
+    abi::{OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE},
+    cookie::{self, Data, Family, Key, Offer},
+    splice::{
+        flow::{CLIENT, Flow, FlowState, Hop, STATE_PENDING, Spliced, TARGET, Target},
+        index::SideKey,
+        translate::Rewrite,
+    },
+    wire::{
+        tcp::{Flags, Kind},
+        tcp_options::{TcpOptions, Timestamps},
+    },
+};
+
+use super::{
+    endpoint::{Place, reversed},
+    packet::{HOP, Packet},
+};
+use crate::engine::{
+    balancer::BackendSet,
+    handshake::{
+        effects::{Choice, FlowId, Flows, Service, World},
+        outcome::{Notice, Outcome},
+        outgoing::Outgoing,
+        tests::world::TestFlows,
+    },
+    reason::ConnectError,
+    sim::random::Random,
+};
+use xdp_common::tuple::Addr;
+
+pub(super) const KEYS: [Key; 2] = [Key([5, 6]), Key([7, 8])];
+
+pub(super) const SERVICE: Place = (Addr::v4([198, 51, 100, 1]), 443);
+
+const TARGET_PORT: u16 = 8080;
+
+pub(super) fn target_place(target: u16) -> Place {
+    (Addr::v4([10, 0, 1, target as u8]), TARGET_PORT)
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    Client,
+    Target(u16),
+    Levee,
+    Engine,
+}
+
+pub(super) struct Levee {
+    pub(super) flows: TestFlows,
+    pub(super) service: Service,
+    pub(super) targets: u16,
+    /// Addresses of the pool; none keeps the client's.
+    pub(super) pool: Vec<Addr>,
+    /// Ports of each address of the pool.
+    pub(super) pool_ports: u64,
+    /// The neighbour of a target is not known once in so many times.
+    pub(super) unresolved_one_in: u64,
+    pub(super) random: Random,
+    /// What the engine sends, with the connection that it is for.
+    pub(super) sent: Vec<(To, Packet)>,
+    pub(super) ended: [u64; Outcome::COUNT],
+    pub(super) notices: [u64; Notice::COUNT],
+    pub(super) failed: [u64; ConnectError::COUNT],
+    pub(super) clock_s: u32,
+}
+
+impl Levee {
+    /// The data path: what comes out where of a packet that comes in; `None` if it ends here.
+    pub(super) fn forward(&mut self, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
+        self.clock_s = (now_us / 1_000_000) as u32 + 1;
+        self.flows.clock_s = self.clock_s;
+        let tuple = &packet.tuple;
+        if (tuple.dst, tuple.dst_port) == SERVICE {
+            return self.client_side(packet, now_us);
+        }
+        let target = self.target(tuple.src, tuple.src_port)?;
+        let side = SideKey::target(tuple.dst, tuple.dst_port, target);
+        let id = self.flows.find(side)?;
+        let flow = self.seen(id, TARGET, packet)?;
+        let Some(flow) = flow else {
+            return Some((To::Engine, *packet));
+        };
+        let service = Spliced {
+            addr: SERVICE.0,
+            port: SERVICE.1,
+            reserved: [0; 6],
+        };
+        let rewrite = Rewrite::to_client(&flow, &service);
+        Some((To::Client, packet.translated(&rewrite)))
+    }
+
+    fn client_side(&mut self, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
+        let tuple = &packet.tuple;
+        let side = SideKey::client(tuple.src, tuple.src_port, self.service.id);
+        let kind = packet.segment().kind().ok()?;
+        let Some(id) = self.flows.find(side) else {
+            return self.of_no_flow(kind, packet, now_us);
+        };
+        let over = matches!(
+            self.flows.get(id).tcp_state(),
+            FlowState::TimeWait | FlowState::Closed
+        );
+        if over && let Some(answer) = self.of_no_flow(kind, packet, now_us) {
+            return Some(answer);
+        }
+        let Some(flow) = self.seen(id, CLIENT, packet)? else {
+            return Some((To::Engine, *packet));
+        };
+        let (addr, port) = target_place(flow.target);
+        let target = Target {
+            addr,
+            port,
+            ..Target::default()
+        };
+        let rewrite = Rewrite::to_target(&flow, &target);
+        Some((To::Target(flow.target), packet.translated(&rewrite)))
+    }
+
+    /// Notes what a packet of an open flow tells. The inner `None` is a flow that is the engine's.
+    #[expect(clippy::option_option, reason = "the outer one is for `?`")]
+    fn seen(&mut self, id: FlowId, side: usize, packet: &Packet) -> Option<Option<Flow>> {
+        let clock_s = self.clock_s;
+        let flow = self.flows.flow_mut(id)?;
+        if flow.state == STATE_PENDING {
+            return Some(None);
+        }
+        flow.seen[side] = flow.seen_after(side, &packet.segment(), clock_s);
+        Some(Some(*flow))
+    }
+
+    fn of_no_flow(&self, kind: Kind, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
+        match kind {
+            Kind::Syn => Some((To::Client, self.syn_ack(packet, now_us))),
+            Kind::Ack => has_cookie(packet).then_some((To::Engine, *packet)),
+            Kind::SynAck | Kind::Rst => None,
+        }
+    }
+
+    /// The SYN-ACK with a cookie and a window of 0.
+    fn syn_ack(&self, syn: &Packet, now_us: u64) -> Packet {
+        let may = |offer| self.service.offer & offer != 0;
+        let scale = syn.options.window_scale.filter(|_| may(OFFER_WINDOW_SCALE));
+        let offer = Offer {
+            mss: syn.options.mss.unwrap_or(536),
+            window_scale: scale,
+            sack: syn.options.sack && may(OFFER_SACK),
+        };
+        let data = Data::new(Family::V4, offer);
+        let cookie = cookie::issue(Family::V4, KEYS[0], 0, &syn.tuple, syn.seq, data);
+        let clock = (now_us / 1000) as u32 & !1;
+        let theirs = syn.options.timestamps.filter(|_| may(OFFER_TIMESTAMPS));
+        Packet {
+            connection: syn.connection,
+            tuple: reversed(&syn.tuple),
+            seq: cookie.isn,
+            ack: syn.seq.wrapping_add(1),
+            flags: Flags::SYN.with(Flags::ACK),
+            window: 0,
+            options: TcpOptions {
+                mss: Some(1460),
+                window_scale: scale.map(|_| self.service.window_scale),
+                sack: offer.sack,
+                timestamps: theirs.map(|theirs| Timestamps {
+                    value: clock.wrapping_add(cookie.timestamp_offset),
+                    echo: theirs.value,
+                }),
+            },
+            len: 0,
+            offset: 0,
+        }
+    }
+
+    /// Address and port of the client behind a packet to a target, as the table knows them.
+    pub(super) fn client_behind(&self, to: To, packet: &Packet) -> Option<(u64, u16)> {
+        let To::Target(target) = to else {
+            return None;
+        };
+        let side = SideKey::target(packet.tuple.src, packet.tuple.src_port, target);
+        let flow = self.flows.get(self.flows.find(side)?);
+        Some((flow.client.lo, flow.client_port))
+    }
+
+    /// Ends flows that are over, or that nothing was heard of. Both ends of the latter get a RST;
+    /// how many there were.
+    pub(super) fn reap(&mut self) -> u32 {
+        let mut reaped = 0;
+        for (id, flow) in self.flows.all() {
+            let heard_s = flow.seen[CLIENT].at_s.max(flow.seen[TARGET].at_s);
+            let silent_s = self.clock_s.saturating_sub(heard_s.max(flow.opened_s));
+            let limit_s = match flow.tcp_state() {
+                FlowState::SynSent => continue,
+                FlowState::TimeWait | FlowState::Closed => 60,
+                FlowState::Closing => 100,
+                _ => 200,
+            };
+            if silent_s < limit_s {
+                continue;
+            }
+            if limit_s > 60 {
+                reaped += 1;
+                self.reset_both(&flow);
+            }
+            self.flows.close(id);
+        }
+        reaped
+    }
+
+    fn reset_both(&mut self, flow: &Flow) {
+        let reset = |from: Place, to: Place, seq| Packet {
+            connection: None,
+            tuple: xdp_common::tuple::Tuple {
+                src: from.0,
+                dst: to.0,
+                src_port: from.1,
+                dst_port: to.1,
+            },
+            seq,
+            ack: 0,
+            flags: Flags::RST,
+            window: 0,
+            options: TcpOptions::default(),
+            len: 0,
+            offset: 0,
+        };
+        let client = (flow.client, flow.client_port);
+        let source = (flow.nat, flow.nat_port);
+        let target = target_place(flow.target);
+        let [client_acked, target_acked] = flow.seen.map(|seen| seen.acked);
+        self.sent
+            .push((To::Client, reset(SERVICE, client, client_acked)));
+        self.sent
+            .push((To::Target(flow.target), reset(source, target, target_acked)));
+    }
+}
+
+fn has_cookie(packet: &Packet) -> bool {
+    let cookie = packet.ack.wrapping_sub(1);
+    [0, 1].into_iter().any(|sent| {
+        let isn = packet.seq.wrapping_sub(sent);
+        cookie::verify(Family::V4, &KEYS, &packet.tuple, isn, cookie).is_some()
+    })
+}
+
+impl World for Levee {
+    type Flows = TestFlows;
+
+    fn flows(&self) -> &TestFlows {
+        &self.flows
+    }
+
+    fn flows_mut(&mut self) -> &mut TestFlows {
+        &mut self.flows
+    }
+
+    fn service(&self, addr: Addr, port: u16) -> Option<Service> {
+        ((addr, port) == SERVICE).then_some(self.service)
+    }
+
+    fn target(&self, addr: Addr, port: u16) -> Option<u16> {
+        (0..self.targets).find(|target| target_place(*target) == (addr, port))
+    }
+
+    fn choose(&mut self, _: u16, _: Addr, tried: BackendSet) -> Option<Choice> {
+        let free = (0..self.targets).filter(|target| tried >> target & 1 == 0);
+        let free: Vec<_> = free.collect();
+        if free.is_empty() {
+            return None;
+        }
+        let target = self.random.of(&free);
+        let (addr, port) = target_place(target);
+        Some(Choice {
+            target,
+            position: target as u8,
+            addr,
+            port,
+        })
+    }
+
+    fn source(&mut self, _: &Choice, client: Place, probe: u8) -> Option<Place> {
+        if self.pool.is_empty() {
+            return (probe == 0).then_some(client);
+        }
+        let addr = self.random.of(&self.pool);
+        Some((addr, 1024 + self.random.below(self.pool_ports) as u16))
+    }
+
+    fn hop(&mut self, _: u16) -> Option<Hop> {
+        let unresolved = self.unresolved_one_in > 0 && self.random.one_in(self.unresolved_one_in);
+        (!unresolved).then_some(HOP)
+    }
+
+    fn send(&mut self, segment: &Outgoing) {
+        let tuple = &segment.tuple;
+        let packet = Packet::of(segment, None);
+        let to = match self.target(tuple.dst, tuple.dst_port) {
+            Some(target) => To::Target(target),
+            None => To::Client,
+        };
+        self.sent.push((to, packet));
+    }
+
+    fn attempted(&mut self, _: u16, _: &Choice, result: Result<(), ConnectError>) {
+        if let Err(error) = result {
+            self.failed[error.index()] += 1;
+        }
+    }
+
+    fn ended(&mut self, _: u16, outcome: Outcome, _: u64) {
+        self.ended[outcome.index()] += 1;
+    }
+
+    fn notice(&mut self, _: u16, notice: Notice) {
+        self.notices[notice.index()] += 1;
+    }
+}
