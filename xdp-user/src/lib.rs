@@ -38,6 +38,7 @@ pub mod secret;
 pub mod services;
 pub mod shared;
 pub mod snapshot;
+pub mod splice;
 pub mod splicing;
 pub mod startup;
 pub mod task;

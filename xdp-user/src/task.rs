@@ -1,6 +1,6 @@
-//! Tasks that run as long as something else does.
+//! Tasks and threads that run as long as something else does.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, thread};
 
 use anyhow::Result;
 use tokio::task::JoinHandle;
@@ -29,5 +29,18 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Ends the process when its thread, one of what it names, panics: the thread's clients would wait
+/// for ever. The service manager starts levee again, and the kernel serves meanwhile.
+pub(crate) struct EndsAll(pub(crate) &'static str);
+
+impl Drop for EndsAll {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            log::error!("a thread of {} panicked: levee ends", self.0);
+            std::process::abort();
+        }
     }
 }

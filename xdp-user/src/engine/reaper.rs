@@ -16,8 +16,8 @@ use super::{reason::CloseReason, tcp::Side};
 /// already are still brought to whoever answers them.
 pub const CLOSED_S: u32 = 2;
 
-/// How long a flow of a service stays without a packet, seconds, by its state. Whole seconds have
-/// passed twice before a second is sure to have passed: what is removed was silent for longer.
+/// How long a flow of a service stays without a packet, seconds, by its state; `u32::MAX` for ever.
+/// Clocks tick in seconds, so that a flow is removed up to a second late and never early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Open both ways.
@@ -32,6 +32,27 @@ pub struct Timeouts {
     pub time_wait_s: u32,
 }
 
+impl Timeouts {
+    /// How long a flow in this state stays without a packet, seconds; `None` for ever, and for a
+    /// handshake, which has timers of its own.
+    #[must_use]
+    pub const fn of(&self, state: FlowState) -> Option<u32> {
+        let timeout_s = match state {
+            FlowState::SynSent => return None,
+            FlowState::Established => self.idle_s,
+            FlowState::ClientClosed => self.close_wait_s,
+            FlowState::TargetClosed => self.fin_wait_s,
+            FlowState::Closing => self.last_ack_s,
+            FlowState::TimeWait => self.time_wait_s,
+            FlowState::Closed => CLOSED_S,
+        };
+        if timeout_s == u32::MAX {
+            return None;
+        }
+        Some(timeout_s)
+    }
+}
+
 /// The end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reaped {
@@ -44,17 +65,20 @@ pub struct Reaped {
 /// Whether an open flow's time is over at `clock_s`.
 #[must_use]
 pub fn judge(flow: &Flow, clock_s: u32, timeouts: &Timeouts) -> Option<Reaped> {
-    let silent_s = silent_s(flow, clock_s);
-    let (timeout_s, reason, reset) = match flow.tcp_state() {
+    let state = flow.tcp_state();
+    if silent_s(flow, clock_s) <= timeouts.of(state)? {
+        return None;
+    }
+    let (reason, reset) = match state {
         FlowState::SynSent => return None,
-        FlowState::Established => (timeouts.idle_s, CloseReason::IdleTimeout, true),
-        FlowState::ClientClosed => (timeouts.close_wait_s, CloseReason::CloseWaitTimeout, true),
-        FlowState::TargetClosed => (timeouts.fin_wait_s, CloseReason::FinWaitTimeout, true),
-        FlowState::Closing => (timeouts.last_ack_s, gone_silent(flow), true),
-        FlowState::TimeWait => (timeouts.time_wait_s, CloseReason::Finished, false),
-        FlowState::Closed => (CLOSED_S, reset_by(flow), false),
+        FlowState::Established => (CloseReason::IdleTimeout, true),
+        FlowState::ClientClosed => (CloseReason::CloseWaitTimeout, true),
+        FlowState::TargetClosed => (CloseReason::FinWaitTimeout, true),
+        FlowState::Closing => (gone_silent(flow), true),
+        FlowState::TimeWait => (CloseReason::Finished, false),
+        FlowState::Closed => (reset_by(flow), false),
     };
-    (silent_s > timeout_s).then_some(Reaped { reason, reset })
+    Some(Reaped { reason, reset })
 }
 
 /// Seconds since the last packet from either side. Each side's clock is read as a distance from
@@ -209,6 +233,15 @@ mod tests {
             reset.seen[side].marks |= MARK_RST;
             assert_eq!(end(&reset), (CLOSED_S + 1, reason, false));
         }
+    }
+
+    #[test]
+    fn a_timeout_may_be_for_ever() {
+        let timeouts = Timeouts {
+            idle_s: u32::MAX,
+            ..TIMEOUTS
+        };
+        assert_eq!(judge(&open(), 1000 + u32::MAX / 2, &timeouts), None);
     }
 
     #[test]

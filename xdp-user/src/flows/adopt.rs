@@ -1,17 +1,17 @@
 //! Taking over a table, from nobody or from a controller that has died at any point.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
 
-use xdp_common::{
-    abi::SERVICES_MAX,
-    splice::{
-        flow::{STATE_FREE, STATE_OPEN, TARGETS_MAX},
-        index::{BUCKET_SLOTS, FLOWS_MAX, buckets},
-    },
+use xdp_common::splice::{
+    flow::{STATE_FREE, STATE_OPEN},
+    index::{BUCKET_SLOTS, FLOWS_MAX, buckets},
 };
 
 use super::{
-    Counts, Memory, Table, cells,
+    Counts, Memory, Table, Usage, cells,
     free::FreeNumbers,
     index::{Index, Layout},
     is_in_bounds,
@@ -68,8 +68,7 @@ impl<M: Memory> Table<M> {
             now: Tick(0),
             clock_s: 0,
             counts: Counts::default(),
-            by_service: vec![0; SERVICES_MAX as usize].into(),
-            by_target: vec![0; TARGETS_MAX as usize].into(),
+            usage: Arc::new(Usage::new()),
         };
         let mut found = Adoption::default();
         table.drop_pending(&mut found);

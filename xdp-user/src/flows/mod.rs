@@ -13,6 +13,11 @@ pub mod memory;
 #[cfg(test)]
 mod tests;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
+
 use xdp_common::{
     abi::SERVICES_MAX,
     splice::{
@@ -40,9 +45,45 @@ pub struct Table<M> {
     now: Tick,
     clock_s: u32,
     counts: Counts,
-    /// Flows by service and by target, pending ones included.
-    by_service: Box<[u32]>,
-    by_target: Box<[u32]>,
+    usage: Arc<Usage>,
+}
+
+/// How many flows services and targets have, pending ones included: whoever has some keeps its
+/// number. Written by the table's thread, read by any.
+#[derive(Debug)]
+pub struct Usage {
+    services: Box<[AtomicU32]>,
+    targets: Box<[AtomicU32]>,
+}
+
+impl Usage {
+    fn new() -> Self {
+        let zeroes = |count: u32| (0..count).map(|_| AtomicU32::new(0)).collect();
+        Self {
+            services: zeroes(SERVICES_MAX),
+            targets: zeroes(TARGETS_MAX),
+        }
+    }
+
+    /// Flows of the service with this id.
+    #[must_use]
+    pub fn of_service(&self, service: u16) -> u32 {
+        let count = self.services.get(usize::from(service));
+        count.map_or(0, |count| count.load(Relaxed))
+    }
+
+    /// Flows of the target in this slot.
+    #[must_use]
+    pub fn of_target(&self, target: u16) -> u32 {
+        let count = self.targets.get(usize::from(target));
+        count.map_or(0, |count| count.load(Relaxed))
+    }
+
+    fn count(&self, flow: &Flow, change: i32) {
+        let change = change.cast_unsigned();
+        self.services[usize::from(flow.service)].fetch_add(change, Relaxed);
+        self.targets[usize::from(flow.target)].fetch_add(change, Relaxed);
+    }
 }
 
 /// What a table holds, and what it refused.
@@ -78,16 +119,10 @@ impl<M: Memory> Table<M> {
         self.memory.flows().len() as u32 - 1
     }
 
-    /// Flows of a service, pending ones included.
+    /// How many flows each service and target has.
     #[must_use]
-    pub fn of_service(&self, service: u16) -> u32 {
-        self.by_service[usize::from(service)]
-    }
-
-    /// Flows of a target, pending ones included.
-    #[must_use]
-    pub fn of_target(&self, target: u16) -> u32 {
-        self.by_target[usize::from(target)]
+    pub const fn usage(&self) -> &Arc<Usage> {
+        &self.usage
     }
 
     /// The first number that no flow has ever had: where a scan may end.
@@ -128,13 +163,12 @@ impl<M: Memory> Table<M> {
 
     /// Counts a flow in, or out.
     fn count(&mut self, flow: &Flow, change: i32) {
-        let add = |count: &mut u32| *count = count.wrapping_add_signed(change);
-        match flow.state {
-            STATE_OPEN => add(&mut self.counts.open),
-            _ => add(&mut self.counts.pending),
-        }
-        add(&mut self.by_service[usize::from(flow.service)]);
-        add(&mut self.by_target[usize::from(flow.target)]);
+        let count = match flow.state {
+            STATE_OPEN => &mut self.counts.open,
+            _ => &mut self.counts.pending,
+        };
+        *count = count.wrapping_add_signed(change);
+        self.usage.count(flow, change);
     }
 }
 

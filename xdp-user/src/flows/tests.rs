@@ -96,14 +96,20 @@ fn a_flow_is_pending_then_open_then_gone() {
     assert_eq!(table.get(id), open);
     assert_eq!(table.find(client_key(1)), Some(id));
     assert_eq!(table.find(target_key(2)), Some(id));
-    assert_eq!((table.of_service(3), table.of_target(5)), (1, 1));
+    assert_eq!(
+        (table.usage().of_service(3), table.usage().of_target(5)),
+        (1, 1)
+    );
     let mut seen = Vec::new();
     table.scan(0..table.end(), |id, flow| seen.push((id, *flow)));
     assert_eq!(seen, [(id, open)]);
     table.close(id);
     assert_eq!(table.find(client_key(1)), None);
     assert_eq!(table.find(target_key(2)), None);
-    assert_eq!((table.of_service(3), table.of_target(5)), (0, 0));
+    assert_eq!(
+        (table.usage().of_service(3), table.usage().of_target(5)),
+        (0, 0)
+    );
     assert_eq!(table.counts(), Counts::default());
     assert!(
         table
@@ -173,7 +179,7 @@ fn another_process_takes_over_what_is_open() {
         lost: 0,
     };
     assert_eq!(found, expected);
-    assert_eq!((heir.counts().open, heir.of_service(3)), (29, 29));
+    assert_eq!((heir.counts().open, heir.usage().of_service(3)), (29, 29));
     for &n in &open {
         let id = Some(ids[usize::from(n)]);
         assert_eq!(

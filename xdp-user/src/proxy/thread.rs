@@ -24,6 +24,7 @@ use super::{
     stats::WorkerStats,
     worker::{Command, Worker},
 };
+use crate::task::EndsAll;
 
 /// Tasks polled between two looks at the sockets. tokio's default is 61; with few syscalls per
 /// task a lower number keeps latency even.
@@ -55,7 +56,7 @@ impl WorkerThread {
         let (ready, started) = mpsc::channel();
         let counted = Arc::clone(&stats);
         let body = move || {
-            let _ends_all = EndsAll;
+            let _ends_all = EndsAll("the proxy");
             let runtime = match prepare(cpu) {
                 Ok(runtime) => runtime,
                 Err(error) => return ready.send(Err(error)).unwrap_or_default(),
@@ -94,19 +95,6 @@ impl Drop for WorkerThread {
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has ended the process.
             thread.join().ok();
-        }
-    }
-}
-
-/// Ends the process when its thread panics: the worker's clients would wait for ever. The service
-/// manager starts it again, and the kernel serves meanwhile.
-struct EndsAll;
-
-impl Drop for EndsAll {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            log::error!("a thread of the proxy panicked: levee ends");
-            std::process::abort();
         }
     }
 }

@@ -81,13 +81,15 @@ impl Director {
         director
     }
 
-    /// Goes by the directory that is in force. To be called now and then, as for every batch of
-    /// frames: it costs next to nothing while nothing has changed.
-    pub fn refresh(&mut self) {
+    /// Goes by the directory that is in force; true if it is another than before. To be called now
+    /// and then, as for every batch of frames: it costs next to nothing while nothing has changed.
+    pub fn refresh(&mut self) -> bool {
         let source = Arc::clone(&self.source);
-        if source.refresh(&mut self.directory, &mut self.version) {
+        let changed = source.refresh(&mut self.directory, &mut self.version);
+        if changed {
             self.take_over();
         }
+        changed
     }
 
     /// Whose turn it is goes on where the targets are the same.

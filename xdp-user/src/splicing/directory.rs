@@ -142,6 +142,15 @@ pub struct Replaced<T> {
 }
 
 impl<T> Replaced<T> {
+    /// The first one.
+    #[must_use]
+    pub fn new(first: T) -> Self {
+        Self {
+            current: Mutex::new(Arc::new(first)),
+            version: AtomicU32::new(0),
+        }
+    }
+
     /// Puts another one in force.
     pub fn store(&self, next: T) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);

@@ -70,6 +70,13 @@ pub struct ThreadStats {
     pub send_failed: Counter,
     /// Frames handed over that the engine cannot read.
     pub unreadable: Counter,
+    /// Frames that the kernel dropped on their way to the thread: as many wait as may, or they are
+    /// longer than any that opens a connection.
+    pub receive_dropped: Gauge,
+    /// Times that the kernel would not send what waits, for want of room at the device.
+    pub send_refused: Gauge,
+    /// Segments that no handshake waited for.
+    pub strays: Gauge,
     /// Time spent sweeping the table, microseconds.
     pub sweep_us: Counter,
 }

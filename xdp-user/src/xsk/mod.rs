@@ -11,6 +11,7 @@ mod umem;
 
 use std::{
     io,
+    ops::AddAssign,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     thread,
     time::{Duration, Instant},
@@ -69,6 +70,16 @@ pub struct Counts {
     /// Frames that the kernel dropped: as many wait to be read already as may, or they are longer
     /// than [`FRAME_MAX`].
     pub dropped: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.sent += other.sent;
+        self.send_full += other.send_full;
+        self.send_refused += other.send_refused;
+        self.dropped += other.dropped;
+    }
 }
 
 /// Receive queues of an interface.

@@ -1,0 +1,175 @@
+//! What the handshake engine and the reaper act on.
+
+use std::{collections::HashMap, sync::Arc};
+
+use xdp_common::{
+    cookie::Family,
+    splice::flow::{Flow, Hop},
+    tuple::Addr,
+    wire::tcp_options::TcpOptions,
+};
+
+use super::links::Links;
+use crate::{
+    engine::{
+        Tick,
+        balancer::BackendSet,
+        handshake::{
+            effects::{Choice, FlowId, Flows as _, Service, World},
+            outcome::{Notice, Outcome},
+            outgoing::{FRAME_MAX, Outgoing},
+        },
+        reaper::{self, Reset},
+        reason::{CloseReason, ConnectError},
+        tcp::Side,
+    },
+    flows::{Table, memory::Mapped},
+    splicing::{director::Director, directory::SplicedService, stats::ThreadStats},
+};
+
+/// The table, the sockets, and whoever knows services and targets.
+pub(super) struct Realm {
+    pub(super) table: Table<Mapped>,
+    pub(super) director: Director,
+    pub(super) links: Links,
+    pub(super) stats: Arc<ThreadStats>,
+    pub(super) now: Tick,
+    /// Services by id as they were last known: connections may outlive them.
+    pub(super) known: HashMap<u16, Arc<SplicedService>>,
+}
+
+impl Realm {
+    /// Takes note of what the directory says now.
+    pub(super) fn refresh(&mut self) {
+        if self.director.refresh() {
+            self.learn();
+        }
+    }
+
+    /// Takes note of all services that there are.
+    pub(super) fn learn(&mut self) {
+        for service in self.director.directory().services() {
+            self.known.insert(service.engine.id, Arc::clone(service));
+        }
+    }
+
+    /// Ends an open flow; `reset` tells both ends.
+    pub(super) fn end(&mut self, id: FlowId, reason: CloseReason, reset: bool) {
+        let flow = self.table.get(id);
+        if reset {
+            self.reset(&flow);
+        }
+        self.table.close(id);
+        if let Some(service) = self.known.get(&flow.service) {
+            service.stats.closed[reason.index()].count();
+        }
+    }
+
+    /// Sends a RST to both ends of a flow, as far as it is known what they would take and how to
+    /// reach them.
+    fn reset(&mut self, flow: &Flow) {
+        let service = self.known.get(&flow.service);
+        let service = service.map(|service| (service.addr, service.port));
+        let target = self.director.directory().target_address(flow.target);
+        let (Some(service), Some(target)) = (service, target) else {
+            return;
+        };
+        let hops = [
+            (Side::Client, Some(flow.hop)),
+            (Side::Backend, self.director.hop(flow.target)),
+        ];
+        for (side, hop) in hops {
+            let reset = reaper::reset(flow, side, service, target);
+            if let (Some(hop), Some(reset)) = (hop, reset) {
+                self.send(&outgoing(hop, &reset));
+            }
+        }
+    }
+}
+
+fn outgoing(hop: Hop, reset: &Reset) -> Outgoing {
+    let family = if reset.tuple.src.to_ip().is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    Outgoing {
+        hop,
+        family,
+        tuple: reset.tuple,
+        seq: reset.seq,
+        ack: reset.ack,
+        flags: reset.flags,
+        window: 0,
+        options: TcpOptions::default(),
+    }
+}
+
+impl World for Realm {
+    type Flows = Table<Mapped>;
+
+    fn flows(&self) -> &Self::Flows {
+        &self.table
+    }
+
+    fn flows_mut(&mut self) -> &mut Self::Flows {
+        &mut self.table
+    }
+
+    fn service(&self, addr: Addr, port: u16) -> Option<Service> {
+        self.director.service(addr, port)
+    }
+
+    fn target(&self, addr: Addr, port: u16) -> Option<u16> {
+        self.director.target(addr, port)
+    }
+
+    fn choose(&mut self, service: u16, client: Addr, tried: BackendSet) -> Option<Choice> {
+        let usage = self.table.usage();
+        self.director.choose(
+            service,
+            client,
+            tried,
+            |service| usage.of_service(service),
+            |target| usage.of_target(target),
+        )
+    }
+
+    fn source(
+        &mut self,
+        service: u16,
+        choice: &Choice,
+        client: (Addr, u16),
+        probe: u8,
+    ) -> Option<(Addr, u16)> {
+        self.director.source(service, choice, client, probe)
+    }
+
+    fn hop(&mut self, target: u16) -> Option<Hop> {
+        self.director.hop(target)
+    }
+
+    fn send(&mut self, segment: &Outgoing) {
+        let mut frame = [0; FRAME_MAX];
+        let len = segment.emit(&mut frame);
+        let taken = self.links.send(segment.hop.ifindex, &frame[..len]);
+        let counter = if taken {
+            &self.stats.sent
+        } else {
+            &self.stats.send_failed
+        };
+        counter.count();
+    }
+
+    fn attempted(&mut self, service: u16, choice: &Choice, result: Result<(), ConnectError>) {
+        self.director.attempted(service, choice, result, self.now);
+    }
+
+    fn ended(&mut self, service: u16, outcome: Outcome, waited_ms: u64) {
+        self.director.ended(service, outcome, waited_ms);
+    }
+
+    fn notice(&mut self, service: u16, notice: Notice) {
+        self.director.notice(service, notice);
+    }
+}
