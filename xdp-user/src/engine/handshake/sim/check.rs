@@ -6,7 +6,7 @@ use crate::engine::handshake::outcome::Outcome;
 impl Sim {
     pub(super) fn check(&self) {
         assert_eq!(self.connections.len() as u32, self.to_start);
-        assert_eq!(self.levee.flows.len(), 0, "flows are left");
+        assert_eq!(self.levee.flows_left(), 0, "flows are left");
         assert_eq!(self.engine.depth(self.levee.service.id), 0);
         assert_eq!(self.engine.next(), None, "a timer is left");
         for connection in &self.connections {

@@ -1,35 +1,41 @@
 //! levee as it stands between the two: the data path, a table, and the world of the engine.
 
+use std::{mem::offset_of, sync::atomic::Ordering};
+
 use xdp_common::{
     abi::{OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE},
     cookie::{self, Data, Family, Key, Offer},
     splice::{
-        flow::{CLIENT, Flow, FlowState, Hop, STATE_PENDING, Spliced, TARGET, Target},
+        flow::{CLIENT, Flow, FlowState, Hop, STATE_PENDING, Seen, Spliced, TARGET, Target},
         index::SideKey,
         translate::Rewrite,
     },
+    tuple::{Addr, Tuple},
     wire::{
         tcp::{Flags, Kind},
         tcp_options::{TcpOptions, Timestamps},
     },
 };
+use zerocopy::transmute;
 
 use super::{
     endpoint::{Place, reversed},
     packet::{HOP, Packet},
 };
-use crate::engine::{
-    balancer::BackendSet,
-    handshake::{
-        effects::{Choice, FlowId, Flows, Service, World},
-        outcome::{Notice, Outcome},
-        outgoing::Outgoing,
-        tests::world::TestFlows,
+use crate::{
+    engine::{
+        Tick,
+        balancer::BackendSet,
+        handshake::{
+            effects::{Choice, FlowId, Flows, Service, World},
+            outcome::{Notice, Outcome},
+            outgoing::Outgoing,
+        },
+        reason::ConnectError,
+        sim::random::Random,
     },
-    reason::ConnectError,
-    sim::random::Random,
+    flows::{Memory as _, Table, memory::Boxed},
 };
-use xdp_common::tuple::Addr;
 
 pub(super) const KEYS: [Key; 2] = [Key([5, 6]), Key([7, 8])];
 
@@ -41,6 +47,9 @@ pub(super) fn target_place(target: u16) -> Place {
     (Addr::v4([10, 0, 1, target as u8]), TARGET_PORT)
 }
 
+/// The table, in memory that lives as long as the test.
+pub(super) type TestTable = Table<&'static Boxed>;
+
 /// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum To {
@@ -51,7 +60,9 @@ pub(super) enum To {
 }
 
 pub(super) struct Levee {
-    pub(super) flows: TestFlows,
+    pub(super) flows: TestTable,
+    /// The table's memory, as the data path sees it.
+    pub(super) memory: &'static Boxed,
     pub(super) service: Service,
     pub(super) targets: u16,
     /// Addresses of the pool; none keeps the client's.
@@ -72,8 +83,7 @@ pub(super) struct Levee {
 impl Levee {
     /// The data path: what comes out where of a packet that comes in; `None` if it ends here.
     pub(super) fn forward(&mut self, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
-        self.clock_s = (now_us / 1_000_000) as u32 + 1;
-        self.flows.clock_s = self.clock_s;
+        self.tell_time(now_us);
         let tuple = &packet.tuple;
         if (tuple.dst, tuple.dst_port) == SERVICE {
             return self.client_side(packet, now_us);
@@ -81,8 +91,7 @@ impl Levee {
         let target = self.target(tuple.src, tuple.src_port)?;
         let side = SideKey::target(tuple.dst, tuple.dst_port, target);
         let id = self.flows.find(side)?;
-        let flow = self.seen(id, TARGET, packet)?;
-        let Some(flow) = flow else {
+        let Some(flow) = self.seen(id, TARGET, packet) else {
             return Some((To::Engine, *packet));
         };
         let service = Spliced {
@@ -92,6 +101,12 @@ impl Levee {
         };
         let rewrite = Rewrite::to_client(&flow, &service);
         Some((To::Client, packet.translated(&rewrite)))
+    }
+
+    /// Tells everybody the time.
+    pub(super) fn tell_time(&mut self, now_us: u64) {
+        self.clock_s = (now_us / 1_000_000) as u32 + 1;
+        self.flows.set_time(Tick(now_us / 1000), self.clock_s);
     }
 
     fn client_side(&mut self, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
@@ -108,7 +123,7 @@ impl Levee {
         if over && let Some(answer) = self.of_no_flow(kind, packet, now_us) {
             return Some(answer);
         }
-        let Some(flow) = self.seen(id, CLIENT, packet)? else {
+        let Some(flow) = self.seen(id, CLIENT, packet) else {
             return Some((To::Engine, *packet));
         };
         let (addr, port) = target_place(flow.target);
@@ -121,16 +136,20 @@ impl Levee {
         Some((To::Target(flow.target), packet.translated(&rewrite)))
     }
 
-    /// Notes what a packet of an open flow tells. The inner `None` is a flow that is the engine's.
-    #[expect(clippy::option_option, reason = "the outer one is for `?`")]
-    fn seen(&mut self, id: FlowId, side: usize, packet: &Packet) -> Option<Option<Flow>> {
-        let clock_s = self.clock_s;
-        let flow = self.flows.flow_mut(id)?;
+    /// Notes what a packet of an open flow tells; `None` for a flow that is the engine's.
+    fn seen(&mut self, id: FlowId, side: usize, packet: &Packet) -> Option<Flow> {
+        let mut flow = self.flows.get(id);
         if flow.state == STATE_PENDING {
-            return Some(None);
+            return None;
         }
-        flow.seen[side] = flow.seen_after(side, &packet.segment(), clock_s);
-        Some(Some(*flow))
+        flow.seen[side] = flow.seen_after(side, &packet.segment(), self.clock_s);
+        let words: [u64; size_of::<Seen>() / 8] = transmute!(flow.seen[side]);
+        let first = (offset_of!(Flow, seen) + side * size_of::<Seen>()) / 8;
+        let cells = &self.memory.flows()[id.0 as usize][first..];
+        for (cell, word) in cells.iter().zip(words) {
+            cell.store(word, Ordering::Relaxed);
+        }
+        Some(flow)
     }
 
     fn of_no_flow(&self, kind: Kind, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
@@ -185,11 +204,20 @@ impl Levee {
         Some((flow.client.lo, flow.client_port))
     }
 
+    /// Flows that are there, pending or open.
+    pub(super) fn flows_left(&self) -> u32 {
+        let counts = self.flows.counts();
+        counts.open + counts.pending
+    }
+
     /// Ends flows that are over, or that nothing was heard of. Both ends of the latter get a RST;
     /// how many there were.
     pub(super) fn reap(&mut self) -> u32 {
         let mut reaped = 0;
-        for (id, flow) in self.flows.all() {
+        let mut all = Vec::new();
+        self.flows
+            .scan(0..self.flows.end(), |id, flow| all.push((id, *flow)));
+        for (id, flow) in all {
             let heard_s = flow.seen[CLIENT].at_s.max(flow.seen[TARGET].at_s);
             let silent_s = self.clock_s.saturating_sub(heard_s.max(flow.opened_s));
             let limit_s = match flow.tcp_state() {
@@ -213,7 +241,7 @@ impl Levee {
     fn reset_both(&mut self, flow: &Flow) {
         let reset = |from: Place, to: Place, seq| Packet {
             connection: None,
-            tuple: xdp_common::tuple::Tuple {
+            tuple: Tuple {
                 src: from.0,
                 dst: to.0,
                 src_port: from.1,
@@ -247,13 +275,13 @@ fn has_cookie(packet: &Packet) -> bool {
 }
 
 impl World for Levee {
-    type Flows = TestFlows;
+    type Flows = TestTable;
 
-    fn flows(&self) -> &TestFlows {
+    fn flows(&self) -> &TestTable {
         &self.flows
     }
 
-    fn flows_mut(&mut self) -> &mut TestFlows {
+    fn flows_mut(&mut self) -> &mut TestTable {
         &mut self.flows
     }
 
@@ -281,7 +309,7 @@ impl World for Levee {
         })
     }
 
-    fn source(&mut self, _: &Choice, client: Place, probe: u8) -> Option<Place> {
+    fn source(&mut self, _: u16, _: &Choice, client: Place, probe: u8) -> Option<Place> {
         if self.pool.is_empty() {
             return (probe == 0).then_some(client);
         }

@@ -238,6 +238,7 @@ impl Sim {
             }
             To::Engine => {
                 let tick = self.tick();
+                self.levee.tell_time(self.now_us);
                 self.engine.expire(tick, &mut self.levee);
                 self.engine
                     .receive(tick, &packet.received(), &mut self.levee);
@@ -357,6 +358,7 @@ impl Sim {
 
     fn engine_alarm(&mut self) {
         self.engine_alarm_us = None;
+        self.levee.tell_time(self.now_us);
         let tick = self.tick();
         self.engine.expire(tick, &mut self.levee);
         self.engine_settled();
@@ -414,11 +416,11 @@ impl Sim {
     }
 
     fn reap(&mut self) {
-        self.levee.clock_s = (self.now_us / 1_000_000) as u32 + 1;
+        self.levee.tell_time(self.now_us);
         self.reaped += self.levee.reap();
         self.flush();
         let all_started = self.connections.len() as u32 == self.to_start;
-        if !all_started || self.levee.flows.len() > 0 {
+        if !all_started || self.levee.flows_left() > 0 {
             self.net.at(self.now_us + 1_000_000, Event::Reap);
         }
     }

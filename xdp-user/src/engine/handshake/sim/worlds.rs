@@ -4,19 +4,22 @@ use std::collections::HashMap;
 
 use xdp_common::{
     abi::{OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE},
+    splice::index::buckets,
     tuple::Addr,
 };
 
 use super::{
     Conditions, Habit, Handshakes, KEYS, Levee, Net, Random, Sim, Stack, Tick, endpoint::End,
 };
-use crate::engine::{
-    handshake::{
-        effects::Service,
-        outcome::{Notice, Outcome},
-        tests::world::TestFlows,
+use crate::{
+    engine::{
+        handshake::{
+            effects::Service,
+            outcome::{Notice, Outcome},
+        },
+        reason::ConnectError,
     },
-    reason::ConnectError,
+    flows::{Table, memory::Boxed},
 };
 
 /// Connections in one world.
@@ -24,6 +27,13 @@ const CONNECTIONS: u32 = 4_200;
 
 impl Sim {
     fn new(seed: u64, conditions: Conditions, habits: &[Habit]) -> Self {
+        Self::with_table(seed, conditions, habits, 60_000)
+    }
+
+    /// One whose table holds so many flows.
+    fn with_table(seed: u64, conditions: Conditions, habits: &[Habit], flow_count: u32) -> Self {
+        let memory: &Boxed = Box::leak(Box::new(Boxed::new(flow_count + 1, buckets(flow_count))));
+        let (flows, _) = Table::adopt(memory, seed);
         let mut random = Random(seed);
         let stack = Stack {
             window_scale: random.of(&[None, Some(0), Some(7), Some(9)]),
@@ -58,7 +68,8 @@ impl Sim {
             engine: Handshakes::new(Tick(0), 4_096, KEYS),
             engine_alarm_us: None,
             levee: Levee {
-                flows: TestFlows::default(),
+                flows,
+                memory,
                 service,
                 targets: habits.len() as u16,
                 pool: (0..pool).map(|host| Addr::v4([10, 9, 9, host])).collect(),
@@ -206,8 +217,7 @@ fn where_the_half_open_queue_is_full() {
 fn where_the_table_and_the_pool_are_full() {
     for seed in 50..54 {
         let conditions = if seed % 2 == 0 { PERFECT } else { BAD };
-        let mut sim = Sim::new(seed, conditions, &[Habit::Slow, Habit::Good]);
-        sim.levee.flows.bound = 250;
+        let mut sim = Sim::with_table(seed, conditions, &[Habit::Slow, Habit::Good], 250);
         sim.levee.pool = vec![Addr::v4([10, 9, 9, 9])];
         sim.levee.pool_ports = 150;
         run(&mut sim);

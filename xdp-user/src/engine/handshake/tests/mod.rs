@@ -6,4 +6,4 @@ mod numbers;
 mod reuse;
 mod sources;
 mod targets;
-pub(super) mod world;
+mod world;

@@ -46,16 +46,12 @@ pub(super) fn addr(text: &str) -> Addr {
 
 /// A table without hashing or a bound on its index.
 #[derive(Default)]
-pub(in crate::engine::handshake) struct TestFlows {
+pub(super) struct TestFlows {
     flows: HashMap<u32, Flow>,
     sides: HashMap<[u64; 3], u32>,
     opened: u32,
     /// Set to make it full.
-    pub(in crate::engine::handshake) refusal: Option<OpenError>,
-    /// What new flows are told of the time.
-    pub(in crate::engine::handshake) clock_s: u32,
-    /// Flows that it holds at most; 0 for no bound.
-    pub(in crate::engine::handshake) bound: usize,
+    pub(super) refusal: Option<OpenError>,
 }
 
 fn side(key: SideKey) -> [u64; 3] {
@@ -71,26 +67,9 @@ fn sides(flow: &Flow) -> [[u64; 3]; 2] {
 }
 
 impl TestFlows {
-    pub(in crate::engine::handshake) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         assert_eq!(self.sides.len(), self.flows.len() * 2);
         self.flows.len()
-    }
-
-    /// All flows.
-    pub(in crate::engine::handshake) fn all(&self) -> Vec<(FlowId, Flow)> {
-        let mut all: Vec<_> = self
-            .flows
-            .iter()
-            .map(|(id, flow)| (FlowId(*id), *flow))
-            .collect();
-        // Whatever the hash map's order is, a seed has to lead to the same again.
-        all.sort_by_key(|(id, _)| *id);
-        all
-    }
-
-    /// A flow, as the data path changes it.
-    pub(in crate::engine::handshake) fn flow_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.flows.get_mut(&id.0)
     }
 
     /// The only flow.
@@ -109,9 +88,6 @@ impl Flows for TestFlows {
         if let Some(refusal) = self.refusal {
             return Err(refusal);
         }
-        if self.bound > 0 && self.flows.len() >= self.bound {
-            return Err(OpenError::Full);
-        }
         let [client, target] = sides(flow);
         if let Some(other) = self.sides.get(&client) {
             return Err(OpenError::ClientInUse(FlowId(*other)));
@@ -122,7 +98,6 @@ impl Flows for TestFlows {
         self.opened += 1;
         let flow = Flow {
             state: STATE_PENDING,
-            opened_s: self.clock_s,
             ..*flow
         };
         self.flows.insert(self.opened, flow);
