@@ -142,7 +142,7 @@ fn in_a_perfect_network_all_goes_well() {
         let mut sim = Sim::new(seed, PERFECT, &[Habit::Good, Habit::Good]);
         sim.impatient_one_in = u64::MAX;
         run(&mut sim);
-        assert_eq!(sim.outcome(Outcome::Established), CONNECTIONS.into());
+        assert_eq!(sim.outcome(Outcome::Established), u64::from(CONNECTIONS));
         // Nothing is sent twice, but where a target remembers a connection from the same port.
         let remembered = sim.noticed(Notice::WrongAck);
         assert_eq!(sim.noticed(Notice::SynRetransmitted), remembered);
