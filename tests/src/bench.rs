@@ -1,6 +1,7 @@
 //! Benchmarks that run in the lab.
 pub mod datapath;
 pub mod flood;
+pub mod handshakes;
 mod host;
 mod median;
 pub mod proxy;

@@ -124,9 +124,10 @@ pub trait World {
     /// positions are not in `tried`; `None` when there is none, or no such service any more.
     fn choose(&mut self, service: u16, client: Addr, tried: BackendSet) -> Option<Choice>;
 
-    /// Address and port to use towards a target of the service: with `nat = "dnat"` those of the client, at the
-    /// first `probe` only; with `nat = "full"` some of the pool, others at each probe. Probes count
-    /// from 0; `None` when there is nothing more to offer. Whether it is free, the table knows.
+    /// Address and port to use towards a target of the service: with `nat = "dnat"` those of the
+    /// client, at the first `probe` only; with `nat = "full"` some of the pool, others at each
+    /// probe. Probes count from 0; `None` when there is nothing more to offer. Whether it is free,
+    /// the table knows.
     fn source(
         &mut self,
         service: u16,
