@@ -11,7 +11,6 @@ pub const FRAME_BYTES_MIN: usize = 60;
 
 const IPPROTO_TCP: u8 = 6;
 const IPV6_FRAGMENT: u8 = 44;
-const TTL: u8 = 64;
 const FRAGMENT_ID: u16 = 0x1234;
 
 /// What the TCP checksum field holds.
@@ -46,6 +45,10 @@ pub struct Packet {
     pub ack: u32,
     /// Control bits.
     pub flags: u8,
+    /// Window, as it stands in the header.
+    pub window: u16,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
     /// TCP options, a multiple of four bytes, at most 40.
     pub options: Vec<u8>,
     /// Payload.
@@ -75,6 +78,8 @@ impl Packet {
             seq: 0x0102_0304,
             ack: 0,
             flags,
+            window: 64_240,
+            ttl: 64,
             options: Vec::new(),
             payload: Vec::new(),
             checksum: Checksum::Right,
@@ -167,7 +172,7 @@ impl Packet {
         header.extend(((header_len + len) as u16).to_be_bytes());
         header.extend(FRAGMENT_ID.to_be_bytes());
         header.extend(place.to_be_bytes());
-        header.extend([TTL, IPPROTO_TCP, 0, 0]);
+        header.extend([self.ttl, IPPROTO_TCP, 0, 0]);
         header.extend(src);
         header.extend(dst);
         header.extend(&self.ip_options);
@@ -191,7 +196,7 @@ impl Packet {
         let extensions: Vec<u8> = chain.into_iter().flat_map(|(_, bytes)| bytes).collect();
         let mut header = vec![0x60, 0, 0, 0];
         header.extend(((extensions.len() + len) as u16).to_be_bytes());
-        header.extend([following, TTL]);
+        header.extend([following, self.ttl]);
         header.extend(src);
         header.extend(dst);
         header.extend(extensions);
@@ -199,7 +204,6 @@ impl Packet {
     }
 
     fn segment(&self) -> Vec<u8> {
-        const WINDOW: u16 = 64_240;
         let words = 5 + self.options.len() / 4;
         let mut segment = Vec::new();
         segment.extend(self.src.port().to_be_bytes());
@@ -207,7 +211,7 @@ impl Packet {
         segment.extend(self.seq.to_be_bytes());
         segment.extend(self.ack.to_be_bytes());
         segment.extend([(words as u8) << 4, self.flags]);
-        segment.extend(WINDOW.to_be_bytes());
+        segment.extend(self.window.to_be_bytes());
         segment.extend([0; 4]);
         segment.extend(&self.options);
         segment.extend(&self.payload);

@@ -37,6 +37,13 @@ pub mod names {
     pub const JUMPS: &str = "JUMPS";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "levee_xdp";
+    /// The XDP programs that it hands packets over to, by slot of `JUMPS`.
+    pub const JUMP_PROGRAMS: [&str; super::JUMPS_MAX as usize] = [
+        "levee_to_target",
+        "levee_to_client",
+        "levee_icmp",
+        "levee_handshake",
+    ];
     /// The TC ingress program that turns a cookie into a socket.
     pub const TC_PROGRAM: &str = "levee_tc";
     /// The same for VLAN devices on top of an interface: segments with a second tag.
@@ -78,6 +85,17 @@ pub const QUEUES_MAX: u32 = 64;
 pub const fn xsk_slot(ifindex: u32, queue: u32) -> u32 {
     iface_slot(ifindex) * QUEUES_MAX + (queue & (QUEUES_MAX - 1))
 }
+
+/// Slot of `JUMPS`: segments from clients to spliced services.
+pub const JUMP_TO_TARGET: u32 = 0;
+/// Slot of `JUMPS`: segments from targets.
+pub const JUMP_TO_CLIENT: u32 = 1;
+/// Slot of `JUMPS`: ICMP errors, which may be about spliced connections.
+pub const JUMP_ICMP: u32 = 2;
+/// Slot of `JUMPS`: segments from clients without a connection.
+pub const JUMP_HANDSHAKE: u32 = 3;
+/// Slots of `JUMPS`.
+pub const JUMPS_MAX: u32 = 4;
 
 /// Slots of one [`Counters`]; every [`Verdict`](crate::verdict::Verdict) has one.
 pub const COUNTERS: usize = 64;

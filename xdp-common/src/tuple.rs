@@ -106,6 +106,14 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// Whether a SYN may be answered: not one from an address that nobody connects from, nor from
+    /// the service's own address and port.
+    #[inline(always)]
+    pub fn is_answerable(&self) -> bool {
+        let to_itself = self.src == self.dst && self.src_port == self.dst_port;
+        !to_itself && self.src.is_unicast_source()
+    }
+
     /// Both ports in one word.
     #[inline(always)]
     pub const fn ports(&self) -> u32 {

@@ -12,11 +12,13 @@ pub enum Action {
     Reply,
     /// It ends here.
     Drop,
+    /// It goes on elsewhere: to the other side of a spliced connection, or to the controller.
+    Redirect,
 }
 
 impl Action {
     /// Every action, in the order of [`Verdict::ALL`].
-    pub const ALL: [Self; 3] = [Self::Pass, Self::Reply, Self::Drop];
+    pub const ALL: [Self; 4] = [Self::Pass, Self::Reply, Self::Drop, Self::Redirect];
 
     /// The metric label.
     pub const fn label(self) -> &'static str {
@@ -24,6 +26,7 @@ impl Action {
             Self::Pass => "pass",
             Self::Reply => "tx",
             Self::Drop => "drop",
+            Self::Redirect => "redirect",
         }
     }
 }
@@ -104,12 +107,27 @@ verdicts! {
     CookieInvalid = 21 Drop "cookie_invalid",
     /// A RST for no connection.
     RstNoConnection = 22 Drop "rst_no_connection",
-    /// The answer to a SYN could not be built in the frame.
+    /// The answer to a SYN, or a translated segment, could not be built in the frame.
     ReplyFailed = 23 Drop "reply_failed",
     /// A further segment of a client whose cookie was valid just now, before its socket is there.
     Early = 24 Pass "early",
     /// A segment of a spliced connection whose time to live ends here (RFC 1812 5.3.1).
     TtlExpired = 25 Drop "ttl_expired",
+    /// A segment of a spliced connection from its client, translated and forwarded.
+    ToTarget = 26 Redirect "to_target",
+    /// One from its target.
+    ToClient = 27 Redirect "to_client",
+    /// A segment that belongs to the handshake of a spliced connection: the controller judges it.
+    Handshake = 28 Redirect "handshake",
+    /// Such a segment, while there is no controller to judge it.
+    EngineAbsent = 29 Drop "engine_absent",
+    /// A segment of a spliced connection whose other side cannot be reached: its neighbour is not
+    /// resolved, or is behind an interface that levee does not run on.
+    NextHopUnknown = 30 Drop "next_hop_unknown",
+    /// A fragment of a segment of a spliced connection.
+    FragmentSpliced = 31 Drop "fragment_spliced",
+    /// An ICMP error about a spliced connection, translated and forwarded.
+    IcmpError = 32 Redirect "icmp_error",
 }
 
 impl Verdict {
@@ -145,11 +163,11 @@ impl Verdict {
 #[repr(u8)]
 pub enum Admission {
     /// Handed to the kernel, to make a socket of it if the accept queue has room.
-    Admitted = 26,
+    Admitted = 33,
     /// Nobody listens: the kernel answers with RST, as it would without levee.
-    NoListener = 27,
+    NoListener = 34,
     /// The kernel refused to make a socket; the segment went on without one.
-    Refused = 28,
+    Refused = 35,
 }
 
 impl Admission {

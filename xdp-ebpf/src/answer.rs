@@ -10,7 +10,7 @@ use xdp_common::{
     tuple::Tuple,
     verdict::Verdict,
     wire::{
-        Frame,
+        Frame, FrameMut,
         checksum::Sum,
         ipv4::Ipv4Header,
         ipv6::Ipv6Header,
@@ -35,13 +35,14 @@ static CHECK_SYN_CHECKSUM: Global<u8> = Global::new(1);
 /// Shortest Ethernet frame without its check sequence (IEEE 802.3 3.2.8): padding up to here stays.
 const FRAME_MIN: usize = 60;
 
-/// Turns the SYN into the SYN-ACK that answers it.
+/// Turns the SYN into the SYN-ACK that answers it, with this window.
 #[inline(always)]
 pub(crate) fn syn(
     case: Case<'_>,
     packet: Packet,
     segment: &Segment,
     service: &ServiceEntry,
+    window: u16,
 ) -> Result<Verdict, Verdict> {
     let Case {
         ctx,
@@ -65,7 +66,7 @@ pub(crate) fn syn(
     let key = control.keys[slot as usize];
     let cookie = cookie::issue(family, key, slot, &segment.tuple, segment.seq, draft.data);
     draft.stamp(clock::timestamp(&cookie));
-    let header = header(segment, &draft, cookie.isn, service.window);
+    let header = header(segment, &draft, cookie.isn, window);
     write(ctx, packet, family, l3, &segment.tuple, header, &draft).ok_or(Verdict::ReplyFailed)
 }
 

@@ -1,5 +1,5 @@
-//! levee's data path: the entry points, the order of the stages, and the only place that turns a
-//! verdict into an action of the kernel's.
+//! levee's data path: the entry points, and the only place that turns a verdict into an action of
+//! the kernel's.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -13,6 +13,8 @@ mod control;
 mod early;
 mod extensions;
 mod fragments;
+mod handover;
+mod judge;
 mod log;
 mod loops;
 mod options;
@@ -21,6 +23,7 @@ mod payload;
 mod scratch;
 mod services;
 mod socket;
+mod splice;
 mod stats;
 
 use aya_ebpf::{
@@ -29,25 +32,16 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use xdp_common::{
-    abi::{Control, ServiceEntry},
+    abi::Control,
     cookie::Family,
-    tuple::Addr,
     verdict::{Action, Admission, Verdict},
     wire::{
-        Datagram, Fragment, Frame, NotDatagram, eth, ipv4,
-        tcp::{Flags, Kind, Segment, TcpHeader},
+        Datagram, Fragment, Frame, eth, ipv4,
+        tcp::{Kind, Segment, TcpHeader},
     },
 };
 
-use crate::{
-    case::{Case, Subject},
-    packet::Packet,
-    scratch::Scratch,
-    socket::Socket,
-};
-
-/// Above every offset that [`eth::parse`] returns.
-const L3_MASK: usize = 31;
+use crate::{case::Subject, packet::Packet, scratch::Scratch, socket::Socket};
 
 /// What the kernel calls IP, in the byte order of the wire, as it has it.
 const PROTOCOL_IP: u16 = eth::ETH_P_IP.to_be();
@@ -58,192 +52,68 @@ const PROTOCOL_IPV6: u16 = eth::ETH_P_IPV6.to_be();
 #[xdp]
 fn levee_xdp(ctx: XdpContext) -> u32 {
     let mut subject = Subject::default();
-    let verdict = match judge(&ctx, &mut subject) {
+    let verdict = match judge::packet(&ctx, &mut subject) {
         Ok(verdict) | Err(verdict) => verdict,
     };
+    conclude(&ctx, verdict, &subject)
+}
+
+/// Judges segments from clients to spliced services, which [`levee_xdp`] hands over.
+#[xdp]
+fn levee_to_target(ctx: XdpContext) -> u32 {
+    let mut subject = Subject::default();
+    let verdict = match splice::from_client(&ctx, &mut subject) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    conclude(&ctx, verdict, &subject)
+}
+
+/// Judges those of clients that have no connection.
+#[xdp]
+fn levee_handshake(ctx: XdpContext) -> u32 {
+    let mut subject = Subject::default();
+    let verdict = match splice::begin(&ctx, &mut subject) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    conclude(&ctx, verdict, &subject)
+}
+
+/// Judges segments from targets.
+#[xdp]
+fn levee_to_client(ctx: XdpContext) -> u32 {
+    let mut subject = Subject::default();
+    let verdict = match splice::from_target(&ctx, &mut subject) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    conclude(&ctx, verdict, &subject)
+}
+
+/// Judges ICMP messages.
+#[xdp]
+fn levee_icmp(ctx: XdpContext) -> u32 {
+    let mut subject = Subject::default();
+    let verdict = match splice::icmp(&ctx, &mut subject) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    conclude(&ctx, verdict, &subject)
+}
+
+/// Counts a packet and has the kernel do with it what was decided.
+#[inline(always)]
+fn conclude(ctx: &XdpContext, verdict: Verdict, subject: &Subject) -> u32 {
     stats::count_iface(ctx.ingress_ifindex() as u32, verdict.slot());
     if let Some(id) = subject.service {
         stats::count_service(id, verdict.slot());
     }
     if verdict.is_malformed() {
-        log::malformed(&ctx, verdict, subject.dst);
+        log::malformed(ctx, verdict, subject.dst);
     }
     match verdict.action() {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Reply => xdp_action::XDP_TX,
         Action::Drop => xdp_action::XDP_DROP,
-    }
-}
-
-#[inline(always)]
-fn judge(ctx: &XdpContext, subject: &mut Subject) -> Result<Verdict, Verdict> {
-    let packet = Packet::of_xdp(ctx);
-    // An array's first element always exists: not being able to judge, do no harm.
-    let control = control::get().ok_or(Verdict::NotIp)?;
-    let scratch = scratch::get().ok_or(Verdict::NotIp)?;
-    let (ether_type, l3) = ether(&packet, scratch).ok_or(Verdict::NotIp)?;
-    match ether_type {
-        eth::ETH_P_IP => {
-            let datagram = ipv4::parse(&packet, l3);
-            let case = Case {
-                ctx,
-                control,
-                scratch,
-                family: Family::V4,
-                l3,
-            };
-            judge_ip(case, packet, datagram, subject)
-        }
-        eth::ETH_P_IPV6 => {
-            let datagram = extensions::parse(&packet, l3, scratch);
-            let case = Case {
-                ctx,
-                control,
-                scratch,
-                family: Family::V6,
-                l3,
-            };
-            judge_ip(case, packet, datagram, subject)
-        }
-        _ => Err(Verdict::NotIp),
-    }
-}
-
-#[inline(always)]
-fn judge_ip(
-    case: Case<'_>,
-    packet: Packet,
-    datagram: Result<Datagram, NotDatagram>,
-    subject: &mut Subject,
-) -> Result<Verdict, Verdict> {
-    let control = case.control;
-    let datagram = match datagram {
-        Ok(datagram) => datagram,
-        Err(NotDatagram::Pass(verdict)) => return Err(verdict),
-        Err(NotDatagram::Malformed(verdict, dst)) => {
-            subject.dst = dst;
-            return malformed(control, verdict, dst);
-        }
-    };
-    let dst = datagram.dst;
-    subject.dst = dst;
-    match datagram.fragment {
-        Fragment::Whole => judge_tcp(case, packet, &datagram, subject),
-        Fragment::First(id) => {
-            let verdict = judge_tcp(case, packet, &datagram, subject)?;
-            if services::protects(control, dst) {
-                fragments::expect(&datagram, id);
-            }
-            Ok(verdict)
-        }
-        Fragment::Later(_) if !services::protects(control, dst) => Ok(Verdict::NoService),
-        Fragment::Later(id) if fragments::is_expected(&datagram, id) => Ok(Verdict::Fragment),
-        Fragment::Later(_) => Err(Verdict::FragmentUnknown),
-    }
-}
-
-#[inline(always)]
-fn judge_tcp(
-    case: Case<'_>,
-    packet: Packet,
-    datagram: &Datagram,
-    subject: &mut Subject,
-) -> Result<Verdict, Verdict> {
-    let whole = datagram.fragment == Fragment::Whole;
-    let cut_short = if whole {
-        Verdict::TcpHeader
-    } else {
-        Verdict::FragmentTiny
-    };
-    let Some(tcp) = packet.get::<TcpHeader>(datagram.l4) else {
-        return malformed(case.control, cut_short, datagram.dst);
-    };
-    let Some(entry) = services::find(case.control, datagram.dst, tcp.dst_port.get()) else {
-        return Ok(Verdict::NoService);
-    };
-    subject.service = Some(entry.id);
-    let segment = Segment::new(tcp, datagram).ok_or(cut_short)?;
-    match segment.kind()? {
-        Kind::Syn if !whole => Err(Verdict::FragmentSyn),
-        Kind::Syn => judge_syn(case, packet, &segment, entry),
-        Kind::SynAck => connection_or(&case, &segment, Verdict::SynAckUnexpected),
-        Kind::Rst => connection_or(&case, &segment, Verdict::RstNoConnection),
-        Kind::Ack => judge_ack(&case, &segment, whole),
-    }
-}
-
-#[inline(always)]
-fn judge_syn(
-    case: Case<'_>,
-    packet: Packet,
-    segment: &Segment,
-    entry: &ServiceEntry,
-) -> Result<Verdict, Verdict> {
-    let tuple = &segment.tuple;
-    let to_itself = tuple.src == tuple.dst && tuple.src_port == tuple.dst_port;
-    if to_itself || !tuple.src.is_unicast_source() {
-        return Err(Verdict::SourceInvalid);
-    }
-    if closing::is_marked(case.control, tuple) && has_connection(&case, segment) {
-        return Ok(Verdict::SynToClosing);
-    }
-    answer::syn(case, packet, segment, entry)
-}
-
-#[inline(always)]
-fn judge_ack(case: &Case<'_>, segment: &Segment, whole: bool) -> Result<Verdict, Verdict> {
-    if let Some(socket) = Socket::lookup(case.ctx, case.family, &segment.tuple) {
-        let state = socket.state();
-        if state.is_connection() {
-            if segment.flags.has(Flags::FIN) && state.ends_in_time_wait() {
-                closing::mark(case.control, &segment.tuple);
-            }
-            return Ok(Verdict::Connection);
-        }
-    }
-    // A cookie in fragments would be lost on TC, which sees them before they are put together.
-    if whole && admit::verify(case.family, case.control, segment).is_some() {
-        early::expect(&segment.tuple);
-        Ok(Verdict::CookieValid)
-    } else if early::is_expected(&segment.tuple) {
-        Ok(Verdict::Early)
-    } else {
-        Err(Verdict::CookieInvalid)
-    }
-}
-
-#[inline(always)]
-fn has_connection(case: &Case<'_>, segment: &Segment) -> bool {
-    Socket::lookup(case.ctx, case.family, &segment.tuple)
-        .is_some_and(|socket| socket.state().is_connection())
-}
-
-#[inline(always)]
-fn connection_or(case: &Case<'_>, segment: &Segment, verdict: Verdict) -> Result<Verdict, Verdict> {
-    if has_connection(case, segment) {
-        Ok(Verdict::Connection)
-    } else {
-        Err(verdict)
-    }
-}
-
-/// The EtherType behind any tags and the offset of the header it announces, of which the verifier
-/// is to know no more than its bound: not by how many tags it came about.
-#[inline(always)]
-fn ether(packet: &Packet, scratch: &mut Scratch) -> Option<(u16, usize)> {
-    let (ether_type, l3) = eth::parse(packet)?;
-    let [l3] = scratch::forget(&mut scratch.l3, [l3 as u64]);
-    Some((ether_type, l3 as usize & L3_MASK))
-}
-
-/// A malformed packet is dropped where there is something to protect; elsewhere it is the kernel's
-/// to judge.
-#[inline(always)]
-fn malformed(control: &Control, verdict: Verdict, dst: Addr) -> Result<Verdict, Verdict> {
-    if services::protects(control, dst) {
-        Err(verdict)
-    } else {
-        Ok(Verdict::NoService)
+        Action::Redirect if subject.leaves_where_it_came => xdp_action::XDP_TX,
+        Action::Redirect => xdp_action::XDP_REDIRECT,
     }
 }
 
@@ -278,7 +148,7 @@ fn admit_segment(ctx: &TcContext) -> Option<()> {
     let packet = Packet::of_tc(ctx);
     let control = control::get()?;
     let scratch = scratch::get()?;
-    let (ether_type, l3) = ether(&packet, scratch)?;
+    let (ether_type, l3) = judge::ether(&packet, scratch)?;
     match ether_type {
         eth::ETH_P_IP => {
             let datagram = ipv4::parse(&packet, l3).ok()?;

@@ -5,10 +5,10 @@
 //! verifier forgets all pointers then, and so the borrow checker must.
 
 use aya_ebpf::{
-    helpers::generated::bpf_xdp_adjust_tail,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::{TcContext, XdpContext},
 };
-use xdp_common::wire::{Frame, OFFSET_MASK, Wire};
+use xdp_common::wire::{Frame, FrameMut, OFFSET_MASK, Wire};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Ethernet, IP and TCP headers with all their options, and some extension headers.
@@ -49,16 +49,6 @@ impl Packet {
         }
     }
 
-    /// Overwrites the bytes at `offset`; `None` if the packet ends before.
-    #[inline(always)]
-    pub(crate) fn put<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) -> Option<()> {
-        let at = self.at::<T>(offset)?;
-        // SAFETY: `at` is inside the packet, `value` is not (it is borrowed, and nothing borrows
-        // from the packet while `self` is borrowed mutably), and `T` has no padding.
-        unsafe { at.copy_from_nonoverlapping((&raw const *value).cast(), size_of::<T>()) };
-        Some(())
-    }
-
     /// Cuts the packet to `len` bytes, which must not be more than it has.
     #[inline(always)]
     pub(crate) fn cut(self, ctx: &XdpContext, len: usize) -> Option<Self> {
@@ -69,6 +59,20 @@ impl Packet {
             if failed != 0 {
                 return None;
             }
+        }
+        Some(Self::of_xdp(ctx))
+    }
+
+    /// Takes `len` bytes away at the front, or adds room there if it is negative.
+    #[inline(always)]
+    pub(crate) fn behead(self, ctx: &XdpContext, len: i32) -> Option<Self> {
+        if len == 0 {
+            return Some(self);
+        }
+        // SAFETY: the context is the kernel's own; the helper checks the bounds.
+        let failed = unsafe { bpf_xdp_adjust_head(ctx.ctx, len) };
+        if failed != 0 {
+            return None;
         }
         Some(Self::of_xdp(ctx))
     }
@@ -106,5 +110,16 @@ impl Frame for Packet {
     #[inline(always)]
     fn len(&self) -> usize {
         self.len
+    }
+}
+
+impl FrameMut for Packet {
+    #[inline(always)]
+    fn put<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let at = self.at::<T>(offset)?;
+        // SAFETY: `at` is inside the packet, `value` is not (it is borrowed, and nothing borrows
+        // from the packet while `self` is borrowed mutably), and `T` has no padding.
+        unsafe { at.copy_from_nonoverlapping((&raw const *value).cast(), size_of::<T>()) };
+        Some(())
     }
 }

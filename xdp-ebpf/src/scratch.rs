@@ -9,22 +9,25 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use xdp_common::{
     answer::Draft,
+    splice::translate,
     wire::{
         ipv6::Chain,
         tcp_options::{PackedOptions, Walk},
     },
 };
 
-use crate::payload::Progress;
+use crate::{handover::Handover, payload::Progress};
 
 /// What one packet needs.
 pub(crate) struct Scratch {
+    pub(crate) handover: Handover,
     pub(crate) l3: [u64; 1],
     pub(crate) options: [u64; PackedOptions::WORDS],
     pub(crate) draft: [u64; Draft::WORDS],
     pub(crate) walk: MaybeUninit<Walk>,
     pub(crate) chain: MaybeUninit<Chain>,
     pub(crate) progress: MaybeUninit<Progress>,
+    pub(crate) translation: MaybeUninit<translate::Walk>,
 }
 
 #[map]

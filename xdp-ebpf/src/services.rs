@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::map, maps::Array};
 use xdp_common::{
-    abi::{BUCKETS, Control, KIND_SERVICE, ServiceBucket, ServiceEntry},
+    abi::{BUCKETS, Control, KIND_SERVICE, KIND_TARGET, ServiceBucket, ServiceEntry},
     service,
     tuple::Addr,
 };
@@ -17,6 +17,12 @@ static SERVICES: Array<ServiceBucket> = Array::with_max_entries(2 * BUCKETS, 0);
 #[inline(always)]
 pub(crate) fn find(control: &Control, addr: Addr, port: u16) -> Option<&'static ServiceEntry> {
     lookup(control, addr, port).filter(|entry| entry.kind == KIND_SERVICE)
+}
+
+/// The target at `(addr, port)`.
+#[inline(always)]
+pub(crate) fn target(control: &Control, addr: Addr, port: u16) -> Option<&'static ServiceEntry> {
+    lookup(control, addr, port).filter(|entry| entry.kind == KIND_TARGET)
 }
 
 /// Whether `addr` has any service. Address entries have port 0.

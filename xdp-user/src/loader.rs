@@ -3,9 +3,13 @@
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::ProgramArray,
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
-use xdp_common::abi::names;
+use xdp_common::{
+    abi::names,
+    splice::index::{self, FLOWS_MAX},
+};
 use zerocopy::IntoBytes as _;
 
 use crate::{jiffies, kfunc::ASSIGN_TCP_REQSK, preflight::Kernel};
@@ -30,6 +34,8 @@ struct Globals {
 pub struct Object {
     /// Words, for the ELF parser wants the bytes aligned.
     words: Vec<u64>,
+    /// Spliced connections that the table has room for; 0 where nothing is spliced.
+    flows: u32,
 }
 
 impl Object {
@@ -42,7 +48,14 @@ impl Object {
         let bytes = &mut words.as_mut_bytes()[..OBJECT.len()];
         bytes.copy_from_slice(OBJECT);
         ASSIGN_TCP_REQSK.link(bytes, kernel.assign_tcp_reqsk)?;
-        Ok(Self { words })
+        Ok(Self { words, flows: 0 })
+    }
+
+    /// Makes room for that many spliced connections, below [`FLOWS_MAX`].
+    #[must_use]
+    pub fn with_flows(self, flows: u32) -> Self {
+        let flows = flows.min(FLOWS_MAX - 1);
+        Self { flows, ..self }
     }
 
     /// Makes the maps and has the kernel verify and compile the programs. Takes some tenths of a
@@ -55,11 +68,12 @@ impl Object {
             check_syn_checksum: check_syn_checksum.into(),
             ms_per_jiffy: 1,
         };
-        let hz = measure_hz(&mut self.open(&globals)?)?;
+        let hz = measure_hz(&mut self.open(&globals, 0)?)?;
         globals.ms_per_jiffy = jiffies::ms_per_jiffy(hz);
         log::debug!("the kernel counts {hz} jiffies per second");
-        let mut ebpf = self.open(&globals)?;
+        let mut ebpf = self.open(&globals, self.flows)?;
         load_xdp(&mut ebpf, names::XDP_PROGRAM)?;
+        load_jumps(&mut ebpf)?;
         for name in [names::TC_PROGRAM, names::TC_INNER_PROGRAM] {
             let tc: &mut SchedClassifier = program(&mut ebpf, name)?;
             tc.load().map_err(|error| refused(name, error))?;
@@ -67,8 +81,15 @@ impl Object {
         Ok(ebpf)
     }
 
-    fn open(&self, globals: &Globals) -> Result<Ebpf> {
+    fn open(&self, globals: &Globals, flows: u32) -> Result<Ebpf> {
+        // Flow 0 is none. Maps of no entries do not exist.
+        let buckets = match flows {
+            0 => 1,
+            flows => index::buckets(flows),
+        };
         EbpfLoader::new()
+            .map_max_entries(names::FLOWS, flows + 1)
+            .map_max_entries(names::FLOW_INDEX, buckets)
             .override_global(names::CHECK_SYN_CHECKSUM, &globals.check_syn_checksum, true)
             .override_global(names::MS_PER_JIFFY, &globals.ms_per_jiffy, true)
             .load(&self.words.as_bytes()[..OBJECT.len()])
@@ -98,6 +119,21 @@ pub fn tc_inner_program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
 /// Fails when the object has none.
 pub fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     program(ebpf, names::XDP_PROGRAM)
+}
+
+/// Loads the programs that the XDP program hands packets over to, and puts them where it finds
+/// them. The map stays in `ebpf`: the kernel empties one that no process holds.
+fn load_jumps(ebpf: &mut Ebpf) -> Result<()> {
+    for (slot, name) in (0..).zip(names::JUMP_PROGRAMS) {
+        let program = load_xdp(ebpf, name)?.fd()?.try_clone()?;
+        let map = ebpf
+            .map_mut(names::JUMPS)
+            .with_context(|| format!("the eBPF object has no map {}", names::JUMPS))?;
+        ProgramArray::try_from(map)?
+            .set(slot, &program, 0)
+            .with_context(|| format!("cannot put {name} into the map {}", names::JUMPS))?;
+    }
+    Ok(())
 }
 
 fn load_xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

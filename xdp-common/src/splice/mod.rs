@@ -6,6 +6,8 @@
 //! of [`Seen`](flow::Seen).
 
 pub mod flow;
+pub mod icmp;
 pub mod index;
+pub mod link;
 pub mod seen;
 pub mod translate;

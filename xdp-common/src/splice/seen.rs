@@ -10,24 +10,22 @@ const WINDOW_MAX: u32 = (u16::MAX as u32) << 14;
 impl Flow {
     /// What is known of a side, [`CLIENT`] or [`TARGET`], after this segment from it, as it came
     /// in, at `clock_s`.
-    #[inline(always)]
     #[must_use]
     pub const fn seen_after(&self, side: usize, segment: &Segment, clock_s: u32) -> Seen {
-        let (from, other, shift) = if side == CLIENT {
-            (self.seen[CLIENT], self.seen[TARGET], 0)
+        if side == CLIENT {
+            self.seen[CLIENT].after(self.seen[TARGET], 0, segment, clock_s)
         } else {
-            (self.seen[TARGET], self.seen[CLIENT], self.seq_delta)
-        };
-        from.after(other, shift, segment, clock_s)
+            self.seen[TARGET].after(self.seen[CLIENT], self.seq_delta, segment, clock_s)
+        }
     }
 }
 
 impl Seen {
-    /// `other` is what was seen from the other side, and `shift` what is added to this side's
-    /// sequence numbers for it.
+    /// What is known of this side after a segment from it. `other` is what is known of the other
+    /// side, and `shift` what is added to this side's sequence numbers for it.
     #[inline(always)]
     #[must_use]
-    const fn after(self, other: Self, shift: u32, segment: &Segment, clock_s: u32) -> Self {
+    pub const fn after(self, other: Self, shift: u32, segment: &Segment, clock_s: u32) -> Self {
         let mut seen = self;
         seen.at_s = clock_s;
         let expected = other.acked.wrapping_sub(shift);

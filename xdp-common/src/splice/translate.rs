@@ -127,8 +127,8 @@ pub fn segment_by<F: FrameMut + ?Sized>(
     walk: impl FnOnce(&mut F, Walk) -> Change,
 ) -> Result<(), Verdict> {
     let addresses = match family {
-        Family::V4 => ipv4(frame, l3, rewrite)?,
-        Family::V6 => ipv6(frame, l3, rewrite)?,
+        Family::V4 => ipv4(frame, l3, rewrite.src, rewrite.dst)?,
+        Family::V6 => ipv6(frame, l3, rewrite.src, rewrite.dst)?,
     };
     let adds = rewrite.adds(segment.flags);
     let options = match options::common_layout(frame, segment, &adds) {
@@ -155,51 +155,67 @@ pub fn segment(
     })
 }
 
-/// Rewrites the IPv4 header; the result is what that means to the TCP checksum's pseudo-header.
+/// Rewrites the addresses of an IPv4 header and takes one from its time to live; the result is what
+/// that means to the checksum of a pseudo-header.
 #[inline(always)]
-fn ipv4<F: FrameMut + ?Sized>(
+pub(super) fn ipv4<F: FrameMut + ?Sized>(
     frame: &mut F,
     l3: usize,
-    rewrite: &Rewrite,
+    src: Addr,
+    dst: Addr,
 ) -> Result<Change, Verdict> {
-    let mut ip = *frame.get::<Ipv4Header>(l3).ok_or(Verdict::TcpHeader)?;
-    if ip.ttl <= 1 {
+    let old = *frame.get::<Ipv4Header>(l3).ok_or(Verdict::TcpHeader)?;
+    if old.ttl <= 1 {
         return Err(Verdict::TtlExpired);
     }
-    let old = ip;
-    ip.src = rewrite.src.v4_word().to_le_bytes();
-    ip.dst = rewrite.dst.v4_word().to_le_bytes();
-    ip.ttl -= 1;
-    let addresses = Change::NONE.with_4(old.src, ip.src).with_4(old.dst, ip.dst);
-    ip.checksum = addresses
-        .with_2([old.ttl, old.protocol], [ip.ttl, ip.protocol])
+    let mut new = old;
+    let addresses = set_ipv4(&mut new, src, dst);
+    new.ttl -= 1;
+    new.checksum = addresses
+        .with_2([old.ttl, old.protocol], [new.ttl, new.protocol])
         .applied_to(old.checksum);
-    frame.put(l3, &ip).ok_or(Verdict::TcpHeader)?;
+    frame.put(l3, &new).ok_or(Verdict::TcpHeader)?;
     Ok(addresses)
 }
 
 /// The same for IPv6, whose header has no checksum.
 #[inline(always)]
-fn ipv6<F: FrameMut + ?Sized>(
+pub(super) fn ipv6<F: FrameMut + ?Sized>(
     frame: &mut F,
     l3: usize,
-    rewrite: &Rewrite,
+    src: Addr,
+    dst: Addr,
 ) -> Result<Change, Verdict> {
-    let mut ip = *frame.get::<Ipv6Header>(l3).ok_or(Verdict::TcpHeader)?;
-    if ip.hop_limit <= 1 {
+    let mut new = *frame.get::<Ipv6Header>(l3).ok_or(Verdict::TcpHeader)?;
+    if new.hop_limit <= 1 {
         return Err(Verdict::TtlExpired);
     }
-    ip.hop_limit -= 1;
-    let old = ip;
-    ip.src = [rewrite.src.hi.to_le_bytes(), rewrite.src.lo.to_le_bytes()];
-    ip.dst = [rewrite.dst.hi.to_le_bytes(), rewrite.dst.lo.to_le_bytes()];
-    let addresses = Change::NONE
-        .with_8(old.src[0], ip.src[0])
-        .with_8(old.src[1], ip.src[1])
-        .with_8(old.dst[0], ip.dst[0])
-        .with_8(old.dst[1], ip.dst[1]);
-    frame.put(l3, &ip).ok_or(Verdict::TcpHeader)?;
+    new.hop_limit -= 1;
+    let addresses = set_ipv6(&mut new, src, dst);
+    frame.put(l3, &new).ok_or(Verdict::TcpHeader)?;
     Ok(addresses)
+}
+
+/// Rewrites addresses only.
+#[inline(always)]
+pub(super) const fn set_ipv4(ip: &mut Ipv4Header, src: Addr, dst: Addr) -> Change {
+    let (old_src, old_dst) = (ip.src, ip.dst);
+    ip.src = src.v4_word().to_le_bytes();
+    ip.dst = dst.v4_word().to_le_bytes();
+    Change::NONE.with_4(old_src, ip.src).with_4(old_dst, ip.dst)
+}
+
+/// Rewrites addresses only.
+#[inline(always)]
+pub(super) const fn set_ipv6(ip: &mut Ipv6Header, src: Addr, dst: Addr) -> Change {
+    let (old_src, old_dst) = (ip.src, ip.dst);
+    ip.src = [src.hi.to_le_bytes(), src.lo.to_le_bytes()];
+    ip.dst = [dst.hi.to_le_bytes(), dst.lo.to_le_bytes()];
+    Change::NONE
+        .with_8(old_src[0], ip.src[0])
+        .with_8(old_src[1], ip.src[1])
+        .with_8(old_dst[0], ip.dst[0])
+        .with_8(old_dst[1], ip.dst[1])
 }
 
 /// Rewrites the TCP header. `change` is what else its checksum covers.

@@ -52,11 +52,10 @@ pub fn parse(frame: &(impl Frame + ?Sized), l3: usize) -> Result<Datagram, NotDa
     }
     let dst = Addr::v4(ip.dst);
     let malformed = Err(NotDatagram::Malformed(Verdict::IpHeader, dst));
-    let header_len = ((ip.version_ihl & 0xf) as usize) * 4;
     let total_len = ip.total_len.get() as usize;
-    if ip.version_ihl >> 4 != 4 || header_len < size_of::<Ipv4Header>() || total_len < header_len {
+    let Some(header_len) = ip.header_len().filter(|len| *len <= total_len) else {
         return malformed;
-    }
+    };
     let end = l3 + total_len;
     if end > frame.len() {
         return malformed;
@@ -76,6 +75,30 @@ pub fn parse(frame: &(impl Frame + ?Sized), l3: usize) -> Result<Datagram, NotDa
 }
 
 impl Ipv4Header {
+    /// Length of the header with its options, bytes. `None` where it says another version, or less
+    /// than a header.
+    #[inline(always)]
+    pub const fn header_len(&self) -> Option<usize> {
+        let len = ((self.version_ihl & 0xf) as usize) * 4;
+        if self.version_ihl >> 4 == 4 && len >= size_of::<Self>() {
+            Some(len)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the datagram is not fragmented.
+    #[inline(always)]
+    pub const fn is_whole(&self) -> bool {
+        self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0
+    }
+
+    /// Whether it is not fragmented, or the first fragment.
+    #[inline(always)]
+    pub const fn is_first(&self) -> bool {
+        self.fragment.get() & FRAGMENT_OFFSET == 0
+    }
+
     /// The header of a TCP datagram of `total_len` bytes, without options, with its checksum.
     #[inline(always)]
     pub fn tcp(src: [u8; 4], dst: [u8; 4], total_len: u16) -> Self {

@@ -23,6 +23,10 @@ pub(super) fn interfaces(snapshot: &Snapshot) -> Vec<MetricFamily> {
         "levee_pass_packets_total",
         "Packets passed to the kernel by the XDP program, by reason.",
     );
+    let mut redirects = Family::counter(
+        "levee_redirect_packets_total",
+        "Packets forwarded between the sides of spliced connections by the XDP program, or handed to the controller, by reason.",
+    );
     for interface in &snapshot.interfaces {
         let name = ("interface", interface.name.as_str());
         let in_use = [name, ("mode", interface.mode.label())];
@@ -39,8 +43,11 @@ pub(super) fn interfaces(snapshot: &Snapshot) -> Vec<MetricFamily> {
         };
         drops = counted(drops, Action::Drop);
         passes = counted(passes, Action::Pass);
+        redirects = counted(redirects, Action::Redirect);
     }
-    vec![mode.build(), actions.build(), drops.build(), passes.build()]
+    [mode, actions, drops, passes, redirects]
+        .map(Family::build)
+        .into()
 }
 
 pub(super) fn services(snapshot: &Snapshot) -> Vec<MetricFamily> {

@@ -77,6 +77,7 @@ fn every_reason_is_there_even_at_zero() {
         let family = match verdict.action() {
             Action::Pass => "pass",
             Action::Drop => "drop",
+            Action::Redirect => "redirect",
             Action::Reply => continue,
         };
         let reason = verdict.label();

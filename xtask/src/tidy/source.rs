@@ -8,13 +8,17 @@ const DATA_PATH_LINES_MAX: usize = 400;
 /// The directories whose files [`DATA_PATH_LINES_MAX`] is for.
 const DATA_PATH: [&str; 2] = ["xdp-common/src/", "xdp-ebpf/src/"];
 
+/// Modules of the data path that put the stages in order.
+const SEQUENCES: [&str; 3] = ["main", "judge", "splice::mod"];
+
 /// Modules of the data path that decide nothing about a packet: every stage may use them. All
-/// others are stages, and only `main.rs` puts those in order.
-const NO_STAGES: [&str; 12] = [
+/// others are stages.
+const NO_STAGES: [&str; 13] = [
     "case",
     "clock",
     "control",
     "extensions",
+    "handover",
     "log",
     "loops",
     "options",
@@ -140,7 +144,7 @@ fn length(source: &Source) -> Option<Problem> {
     })
 }
 
-fn sibling_stages(source: &Source, stages: &[&str]) -> Vec<Problem> {
+fn sibling_stages(source: &Source, stages: &[String]) -> Vec<Problem> {
     let Some(own) = stage(&source.path) else {
         return Vec::new();
     };
@@ -148,10 +152,13 @@ fn sibling_stages(source: &Source, stages: &[&str]) -> Vec<Problem> {
     let mut inside_list = false;
     for (line, code) in source.code() {
         inside_list |= code.contains("crate::{");
-        for name in stages.iter().filter(|&&name| name != own) {
+        for name in stages.iter().filter(|&name| *name != own) {
             let listed = inside_list && contains_word(code, name);
-            if listed || contains_word(code, &format!("crate::{name}")) {
-                let message = format!("stage {own} uses stage {name}: only main.rs joins stages");
+            let last = name.rsplit("::").next().unwrap_or_default();
+            let beside = own.contains("::") && contains_word(code, &format!("super::{last}"));
+            if listed || beside || contains_word(code, &format!("crate::{name}")) {
+                let message =
+                    format!("stage {own} uses stage {name}: only {SEQUENCES:?} join stages");
                 problems.push(Problem {
                     path: source.path.clone(),
                     line,
@@ -165,9 +172,12 @@ fn sibling_stages(source: &Source, stages: &[&str]) -> Vec<Problem> {
 }
 
 /// The stage of the data path that a file is, if it is one.
-fn stage(path: &str) -> Option<&str> {
+fn stage(path: &str) -> Option<String> {
     let name = path.strip_prefix("xdp-ebpf/src/")?.strip_suffix(".rs")?;
-    let excluded = name == "main" || name.contains('/') || NO_STAGES.contains(&name);
+    let name = name.replace('/', "::");
+    let excluded = name.starts_with("lab::")
+        || SEQUENCES.contains(&name.as_str())
+        || NO_STAGES.contains(&name.as_str());
     (!excluded).then_some(name)
 }
 

@@ -58,7 +58,7 @@ pub(super) struct Time {
 impl Subject {
     pub(super) fn prepare(path: Path, rig: &mut Rig, floors: &mut Floors) -> Result<Self> {
         let restored = match path.verdict.action() {
-            Action::Reply => Some([
+            Action::Reply | Action::Redirect => Some([
                 Restored::new(&path.frame, rig.program()?.fd()?)?,
                 Restored::new(&path.frame, floors.object.xdp("lab_tx")?.fd()?)?,
             ]),
@@ -92,7 +92,7 @@ impl Subject {
         let action = match self.path.verdict.action() {
             Action::Pass => XDP_PASS,
             Action::Drop => XDP_DROP,
-            Action::Reply => XDP_TX,
+            Action::Reply | Action::Redirect => XDP_TX,
         };
         Ok(Time {
             ns: time(rig.program()?, frame, action, repeat)?,
