@@ -16,6 +16,7 @@ mod endpoint;
 mod levee;
 mod net;
 mod packet;
+mod single;
 mod worlds;
 
 use std::collections::HashMap;
@@ -105,6 +106,10 @@ impl Sim {
     fn run(&mut self) {
         self.net.at(0, Event::Start(0));
         self.net.at(1_000_000, Event::Reap);
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
         while let Some((at_us, event)) = self.net.next() {
             self.now_us = at_us;
             match event {
@@ -159,9 +164,22 @@ impl Sim {
         }
     }
 
-    fn connect(&mut self, (addr, port): Place) {
-        let number = self.connections.len() as u32;
+    fn connect(&mut self, place: Place) {
         let scripts = self.scripts();
+        let stack = Stack {
+            window_scale: self.random.of(&[None, Some(0), Some(7), Some(10)]),
+            sack: !self.random.one_in(3),
+            timestamps: !self.random.one_in(3),
+            probes_with_data: self.random.one_in(2),
+            eager_fin: self.random.one_in(3),
+            clock: 0,
+            time_wait_us: 1_000_000,
+        };
+        self.connect_as(place, scripts, stack);
+    }
+
+    fn connect_as(&mut self, (addr, port): Place, scripts: [Script; 2], stack: Stack) {
+        let number = self.connections.len() as u32;
         let tuple = Tuple {
             src: addr,
             dst: SERVICE.0,
@@ -172,13 +190,8 @@ impl Sim {
         let base = (addr.lo ^ u64::from(port)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let iss = (base as u32).wrapping_add((self.now_us / 4) as u32);
         let stack = Stack {
-            window_scale: self.random.of(&[None, Some(0), Some(7), Some(10)]),
-            sack: !self.random.one_in(3),
-            timestamps: !self.random.one_in(3),
-            probes_with_data: self.random.one_in(2),
-            eager_fin: self.random.one_in(3),
             clock: base as u32 ^ 0xffff_0000,
-            time_wait_us: 1_000_000,
+            ..stack
         };
         let end = Endpoint::connect(number, tuple, iss, scripts[0], stack, self.now_us);
         self.clients.insert((addr.lo, port), number);
@@ -420,7 +433,8 @@ impl Sim {
         self.reaped += self.levee.reap();
         self.flush();
         let all_started = self.connections.len() as u32 == self.to_start;
-        if !all_started || self.levee.flows_left() > 0 {
+        let goes_on = |connection: &Connection| connection.client.end.end().is_none();
+        if !all_started || self.levee.flows_left() > 0 || self.connections.iter().any(goes_on) {
             self.net.at(self.now_us + 1_000_000, Event::Reap);
         }
     }

@@ -55,6 +55,9 @@ pub(super) struct Net {
     order: BinaryHeap<Reverse<u128>>,
     events: Slab<Event>,
     entered: u32,
+    /// Packets sent so far, and the number of one that is lost whatever the conditions are.
+    pub(super) sent: u64,
+    pub(super) unlucky: Option<u64>,
 }
 
 impl Net {
@@ -85,7 +88,9 @@ impl Net {
             self.at(now_us + in_us, Event::Arrival(to, packet));
             return true;
         }
-        if random.below(10_000) < conditions.lost {
+        let is_unlucky = self.unlucky == Some(self.sent);
+        self.sent += 1;
+        if is_unlucky || random.below(10_000) < conditions.lost {
             return false;
         }
         let copies = 1 + u64::from(random.below(10_000) < conditions.doubled);

@@ -26,12 +26,17 @@ use crate::{
 const CONNECTIONS: u32 = 4_200;
 
 impl Sim {
-    fn new(seed: u64, conditions: Conditions, habits: &[Habit]) -> Self {
-        Self::with_table(seed, conditions, habits, 60_000)
+    pub(super) fn new(seed: u64, conditions: Conditions, habits: &[Habit]) -> Self {
+        Self::with_table(seed, conditions, habits, 8_000)
     }
 
     /// One whose table holds so many flows.
-    fn with_table(seed: u64, conditions: Conditions, habits: &[Habit], flow_count: u32) -> Self {
+    pub(super) fn with_table(
+        seed: u64,
+        conditions: Conditions,
+        habits: &[Habit],
+        flow_count: u32,
+    ) -> Self {
         let memory: &Boxed = Box::leak(Box::new(Boxed::new(flow_count + 1, buckets(flow_count))));
         let (flows, _) = Table::adopt(memory, seed);
         let mut random = Random(seed);
@@ -97,7 +102,7 @@ impl Sim {
         }
     }
 
-    fn outcome(&self, outcome: Outcome) -> u64 {
+    pub(super) fn outcome(&self, outcome: Outcome) -> u64 {
         self.levee.ended[outcome.index()]
     }
 
@@ -117,7 +122,7 @@ impl Sim {
     }
 }
 
-const PERFECT: Conditions = Conditions {
+pub(super) const PERFECT: Conditions = Conditions {
     lost: 0,
     doubled: 0,
     held_up: 0,

@@ -1,6 +1,7 @@
 //! What the two sides are told of each other.
 
 use xdp_common::{
+    cookie::Family,
     splice::flow::{CLIENT, FlowState, MARK_ACKED, STATE_OPEN, TARGET},
     wire::{
         tcp::Flags,
@@ -214,4 +215,22 @@ fn a_window_scale_beyond_the_largest_is_taken_as_that() {
     answer.options.window_scale = Some(200);
     lab.receive(answer);
     assert_eq!(lab.world.flows.only().target_scale, 14);
+}
+
+#[test]
+fn ipv6_is_no_different() {
+    let mut lab = Lab::new(1);
+    let client = TestClient::v6();
+    let syn = lab.answer(client.ack());
+    assert_eq!((syn.family, syn.seq), (Family::V6, client.isn));
+    assert_eq!(syn.tuple.src, client.tuple.src);
+    assert_eq!(syn.options.mss, Some(1440));
+    let sent = lab.receive(syn_ack(&syn));
+    assert!(sent.iter().all(|sent| sent.family == Family::V6));
+    assert_eq!(sent[1].tuple.dst, client.tuple.src);
+    assert_eq!(sent[1].seq, client.cookie().wrapping_add(1));
+    // A cookie covers the whole address.
+    let mut other = client.ack();
+    other.tuple.src.hi ^= 1;
+    lab.stray(other);
 }

@@ -158,8 +158,13 @@ pub(super) fn target_addr(position: usize) -> Addr {
     Addr::v4([10, 0, 0, position as u8 + 1])
 }
 
-fn service_end() -> (Addr, u16) {
-    (addr("198.51.100.1"), 443)
+/// The service of each family.
+fn service_end(family: Family) -> (Addr, u16) {
+    let text = match family {
+        Family::V4 => "198.51.100.1",
+        Family::V6 => "2001:db8::1",
+    };
+    (addr(text), 443)
 }
 
 pub(super) const TARGET_HOP: Hop = Hop {
@@ -182,7 +187,8 @@ impl World for TestWorld {
     }
 
     fn service(&self, addr: Addr, port: u16) -> Option<Service> {
-        ((addr, port) == service_end()).then_some(self.service)
+        let mut ends = [Family::V4, Family::V6].map(service_end).into_iter();
+        ends.any(|end| end == (addr, port)).then_some(self.service)
     }
 
     fn target(&self, addr: Addr, port: u16) -> Option<u16> {
@@ -334,6 +340,7 @@ impl Lab {
 /// A client that has received a cookie.
 #[derive(Clone, Copy)]
 pub(super) struct TestClient {
+    pub(super) family: Family,
     pub(super) tuple: Tuple,
     pub(super) isn: u32,
     pub(super) offer: Offer,
@@ -351,8 +358,9 @@ pub(super) const CLIENT_HOP: Hop = Hop {
 
 impl Default for TestClient {
     fn default() -> Self {
-        let (dst, dst_port) = service_end();
+        let (dst, dst_port) = service_end(Family::V4);
         Self {
+            family: Family::V4,
             tuple: Tuple {
                 src: addr("192.0.2.7"),
                 dst,
@@ -382,16 +390,28 @@ impl TestClient {
         client
     }
 
+    /// One with an IPv6 address.
+    pub(super) fn v6() -> Self {
+        let mut client = Self {
+            family: Family::V6,
+            ..Self::default()
+        };
+        client.tuple.src = addr("2001:db8:7::7");
+        client.tuple.dst = service_end(Family::V6).0;
+        client.offer.mss = 1440;
+        client
+    }
+
     /// The ISN that it was given.
     pub(super) fn cookie(&self) -> u32 {
-        let data = Data::new(Family::V4, self.offer);
-        cookie::issue(Family::V4, KEYS[1], 1, &self.tuple, self.isn, data).isn
+        let data = Data::new(self.family, self.offer);
+        cookie::issue(self.family, KEYS[1], 1, &self.tuple, self.isn, data).isn
     }
 
     pub(super) fn segment(&self, kind: Kind, flags: Flags, seq: u32, ack: u32) -> Received {
         Received {
             hop: CLIENT_HOP,
-            family: Family::V4,
+            family: self.family,
             tuple: self.tuple,
             kind,
             seq,
