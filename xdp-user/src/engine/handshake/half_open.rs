@@ -113,11 +113,6 @@ impl Queue {
         self.by_flow.get(flow.0 as usize)?.checked_sub(1)
     }
 
-    /// Any key, while there are any.
-    pub(super) fn first(&self) -> Option<u32> {
-        self.entries.iter().next().map(|(key, _)| key as u32)
-    }
-
     /// Handshakes of a service in progress.
     pub(super) fn depth(&self, service: u16) -> u32 {
         let depth = self.by_service.get(usize::from(service));

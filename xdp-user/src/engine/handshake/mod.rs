@@ -120,13 +120,6 @@ impl Handshakes {
         true
     }
 
-    /// Ends all handshakes, and tells everybody.
-    pub fn abort_all(&mut self, now: Tick, world: &mut impl World) {
-        while let Some(key) = self.queue.first() {
-            self.end(now, key, Outcome::Aborted, world);
-        }
-    }
-
     /// Handshakes of a service in progress.
     #[must_use]
     pub fn depth(&self, service: u16) -> u32 {

@@ -30,7 +30,7 @@ labels! {
         /// As many handshakes are in progress as may be. The client is told nothing: its next
         /// segment may find room.
         HalfOpenFull = "half_open_full",
-        /// levee stops, or an operator ended it.
+        /// An operator ended it.
         Aborted = "aborted",
     }
 }

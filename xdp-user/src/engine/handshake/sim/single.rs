@@ -56,7 +56,7 @@ fn lose(packet: u64, manner: Manner) -> (Sim, bool) {
         window_scale: Some(8),
         sack: true,
         timestamps: true,
-        probes_with_data: packet % 2 == 0,
+        probes_with_data: packet.is_multiple_of(2),
         eager_fin: false,
         clock: 0,
         time_wait_us: 1_000,

@@ -5,7 +5,10 @@ use xdp_common::wire::{
     tcp_options::Timestamps,
 };
 
-use super::world::{Lab, SERVICE, TARGET_ISN, TestClient, syn_ack};
+use super::{
+    peers::{TARGET_ISN, TestClient, syn_ack},
+    world::{Lab, SERVICE},
+};
 use crate::engine::handshake::outcome::{Notice, Outcome};
 
 #[test]

@@ -3,6 +3,7 @@
 mod clients;
 mod ends;
 mod numbers;
+mod peers;
 mod reuse;
 mod sources;
 mod targets;

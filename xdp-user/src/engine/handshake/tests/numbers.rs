@@ -9,9 +9,9 @@ use xdp_common::{
     },
 };
 
-use super::world::{
-    CLIENT_HOP, FIRST_TARGET, Lab, OFFERED_SCALE, TARGET_CLOCK, TARGET_HOP, TARGET_ISN, TestClient,
-    syn_ack, target_addr,
+use super::{
+    peers::{CLIENT_HOP, TARGET_CLOCK, TARGET_ISN, TestClient, syn_ack},
+    world::{FIRST_TARGET, Lab, OFFERED_SCALE, TARGET_HOP, target_addr},
 };
 use crate::engine::handshake::outcome::{Notice, Outcome};
 

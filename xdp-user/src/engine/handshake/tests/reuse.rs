@@ -2,7 +2,7 @@
 
 use xdp_common::splice::flow::{CLIENT, MARK_FIN, MARK_RST, TARGET};
 
-use super::world::{Lab, TestClient};
+use super::{peers::TestClient, world::Lab};
 use crate::engine::handshake::outcome::{Notice, Outcome};
 
 fn next_client() -> TestClient {

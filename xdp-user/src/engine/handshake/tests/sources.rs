@@ -2,7 +2,10 @@
 
 use xdp_common::{splice::flow::MARK_RST, tuple::Addr, wire::tcp::Flags};
 
-use super::world::{Lab, TestClient, addr, syn_ack, target_addr};
+use super::{
+    peers::{TestClient, syn_ack},
+    world::{Lab, addr, target_addr},
+};
 use crate::engine::{
     handshake::outcome::{Notice, Outcome},
     reason::ConnectError,

@@ -2,9 +2,9 @@
 
 use xdp_common::wire::tcp::{Flags, Kind};
 
-use super::world::{
-    CONNECT_TIMEOUT_MS, FIRST_TARGET, Lab, SERVICE, TARGET_ISN, TestClient, refusal, reply,
-    syn_ack, target_addr,
+use super::{
+    peers::{TARGET_ISN, TestClient, refusal, reply, syn_ack},
+    world::{CONNECT_TIMEOUT_MS, FIRST_TARGET, Lab, SERVICE, target_addr},
 };
 use crate::engine::{
     handshake::{
