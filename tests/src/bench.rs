@@ -2,6 +2,7 @@
 pub mod datapath;
 pub mod flood;
 pub mod handshakes;
+pub mod flows;
 mod host;
 mod median;
 pub mod proxy;

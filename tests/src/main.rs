@@ -7,6 +7,7 @@ use levee_tests::{
     bench::{
         datapath::{self, DatapathOptions},
         flood::{self, BenchOptions},
+        flows::{self, FlowsOptions},
         proxy::{
             self, ProxyOptions, System,
             idle::{self, IdleOptions},
@@ -62,6 +63,18 @@ enum Bench {
     Flood {
         /// How often everything is measured; medians are reported.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// Print JSON on standard output; progress goes to standard error.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Memory of the table of spliced connections, and the speed of what its thread does.
+    Flows {
+        /// Connections in the table.
+        #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1024..=1 << 23))]
+        connections: u32,
+        /// How often everything is measured; medians are reported.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
         rounds: u32,
         /// Print JSON on standard output; progress goes to standard error.
         #[arg(long)]
@@ -131,6 +144,21 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench {
             bench: Bench::Flood { rounds, json },
         } => flood::run(BenchOptions { rounds, json }, &interrupt)?,
+        Command::Bench {
+            bench:
+                Bench::Flows {
+                    connections,
+                    rounds,
+                    json,
+                },
+        } => {
+            let options = FlowsOptions {
+                connections,
+                rounds,
+                json,
+            };
+            flows::run(options, &interrupt)?;
+        }
         Command::Bench {
             bench:
                 Bench::Proxy {

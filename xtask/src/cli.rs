@@ -57,7 +57,8 @@ pub(crate) enum Command {
     Lint,
     /// Check the architecture's invariants in the source text
     Tidy,
-    /// Measure: ns per packet of each path, the flood that legitimate clients survive, or the proxy
+    /// Measure: ns per packet of each path, the flood that legitimate clients survive, the flow
+    /// table, or the proxy
     Bench {
         /// What to measure
         kind: Bench,
@@ -110,6 +111,8 @@ pub(crate) enum Bench {
     Datapath,
     /// The highest SYN rate at which 99 % of legitimate connects succeed, levee and its peers
     Flood,
+    /// Memory of the table of spliced connections, and the speed of what its thread does
+    Flows,
     /// Requests, bulk data, latency, CPU and memory of the proxy, levee and its peers
     Proxy,
 }
@@ -120,6 +123,7 @@ impl Bench {
         match self {
             Self::Datapath => "datapath",
             Self::Flood => "flood",
+            Self::Flows => "flows",
             Self::Proxy => "proxy",
         }
     }

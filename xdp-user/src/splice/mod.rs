@@ -29,12 +29,15 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, XskMap};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
-use xdp_common::{cookie::Key, splice::index::buckets};
+use xdp_common::cookie::Key;
 
 use self::{commands::Command, links::Links, thread::Thread, world::Realm};
 use crate::{
     engine::{Tick, handshake::Handshakes, reason::CloseReason},
-    flows::{Adoption, Table, Usage, memory::Mapped},
+    flows::{
+        Adoption, Table, Usage,
+        memory::{Elements, Mapped},
+    },
     netlink::link::Link,
     proxy::info::{Filter, Listing},
     splicing::{director::Director, directory::Replaced, stats::ThreadStats},
@@ -58,9 +61,8 @@ pub struct Maps {
     pub flows: OwnedFd,
     /// `FLOW_INDEX`.
     pub index: OwnedFd,
-    /// Elements of `FLOWS`, one more than connections; `FLOW_INDEX` has as many as
-    /// [`buckets`] says for them.
-    pub flow_count: u32,
+    /// How many elements both have.
+    pub elements: Elements,
     /// The seed that the index is filled with, as in `Control`: kept as long as the maps are.
     pub flow_seed: u64,
     /// `XSKS`.
@@ -121,8 +123,7 @@ impl Splice {
             started,
             stats,
         } = setup;
-        let bucket_count = buckets(maps.flow_count);
-        let memory = Mapped::new(&maps.flows, maps.flow_count, &maps.index, bucket_count)
+        let memory = Mapped::new(&maps.flows, &maps.index, maps.elements)
             .context("cannot map the flow table")?;
         let (mut table, adoption) = Table::adopt(memory, maps.flow_seed);
         let now = Tick::of(started.elapsed());

@@ -63,9 +63,9 @@ mod tests {
 
     fn round(end: u32) -> (u64, u32) {
         let mut sweep = Sweep::new(Tick(0));
-        let (mut now, mut pieces, mut swept) = (Tick(0), 0, 1);
+        let (mut pieces, mut swept) = (0, 1);
         loop {
-            now = sweep.due();
+            let now = sweep.due();
             let piece = sweep.piece(now, end).unwrap();
             assert_eq!(piece.range.start, swept);
             swept = piece.range.end;
