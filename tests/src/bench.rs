@@ -1,8 +1,9 @@
 //! Benchmarks that run in the lab.
 pub mod datapath;
 pub mod flood;
-pub mod handshakes;
+
 pub mod flows;
+pub mod handshakes;
 mod host;
 mod median;
 pub mod proxy;

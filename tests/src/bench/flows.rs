@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapData;
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use levee::{
     engine::{
         Tick,
@@ -22,7 +23,6 @@ use levee::{
         memory::{Elements, Mapped},
     },
 };
-use nix::libc;
 use serde::Serialize;
 use xdp_common::{
     splice::{
@@ -187,9 +187,8 @@ const TRANSLATION: Translation = Translation {
 /// A table that is mapped like the data path's.
 fn array<T>(elements: u32) -> Result<MapData> {
     let (key, value) = (size_of::<u32>() as u32, size_of::<T>() as u32);
-    let flags = libc::BPF_F_MMAPABLE as u32;
-    let map_type = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-    let map = aya_obj::Map::new_from_params(map_type, key, value, elements, flags);
+    let map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let map = aya_obj::Map::new_from_params(map_type, key, value, elements, BPF_F_MMAPABLE);
     MapData::create(map, "bench", None).context("cannot make a map")
 }
 

@@ -90,7 +90,7 @@ impl<M: Memory> Table<M> {
                 }
             };
             if !keep {
-                cells::write_free(cells);
+                cells::write_state(cells, STATE_FREE);
             }
         }
     }
@@ -100,7 +100,7 @@ impl<M: Memory> Table<M> {
         let index = self.index();
         for (number, cells) in index.flows.iter().enumerate().skip(1) {
             if cells::state(cells) == STATE_OPEN && sides[number] != BOTH_SIDES {
-                cells::write_free(cells);
+                cells::write_state(cells, STATE_FREE);
                 for key in cells::keys(cells) {
                     index.remove(key, number as u32);
                 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use xdp_common::splice::{
-    flow::{CLIENT, Flow, STATE_FREE, STATE_OPEN, STATE_PENDING, TARGET},
+    flow::{CLIENT, Flow, STATE_OPEN, STATE_PENDING, TARGET},
     index::SideKey,
 };
 use zerocopy::transmute;
@@ -83,10 +83,11 @@ pub(super) fn write_open(cells: &Cells, translation: &Translation, clock_s: u32)
     store_state_last(cells, &flow);
 }
 
-/// Takes the flow from the data path, which may go on with packets that have found it already.
-pub(super) fn write_free(cells: &Cells) {
+/// Changes the state alone. The data path may go on with packets for which it has found the flow
+/// already.
+pub(super) fn write_state(cells: &Cells, state: u32) {
     let [_, seq_delta]: [u32; 2] = transmute!(cells[STATE_WORD].load(Relaxed));
-    cells[STATE_WORD].store(transmute!([STATE_FREE, seq_delta]), Release);
+    cells[STATE_WORD].store(transmute!([state, seq_delta]), Release);
 }
 
 fn store_state_last(cells: &Cells, flow: &Flow) {

@@ -125,6 +125,18 @@ impl<M: Memory> Table<M> {
         &self.usage
     }
 
+    /// Takes an open flow back from the data path, which hands over its packets again.
+    ///
+    /// # Panics
+    /// Panics when it is not open.
+    pub fn withdraw(&mut self, id: FlowId) {
+        let cells = &self.memory.flows()[id.0 as usize];
+        assert_eq!(cells::state(cells), STATE_OPEN, "{id:?} is not open");
+        cells::write_state(cells, STATE_PENDING);
+        self.counts.open -= 1;
+        self.counts.pending += 1;
+    }
+
     /// The first number that no flow has ever had: where a scan may end.
     #[must_use]
     pub const fn end(&self) -> u32 {
@@ -156,7 +168,7 @@ impl<M: Memory> Table<M> {
             entered.inspect_err(|_| index.remove(client, number))
         });
         entered.map_err(|index::NoRoom| {
-            cells::write_free(&index.flows[number as usize]);
+            cells::write_state(&index.flows[number as usize], STATE_FREE);
             OpenError::NoRoom
         })
     }
@@ -218,7 +230,7 @@ impl<M: Memory> Flows for Table<M> {
         let flow = self.get(id);
         assert_ne!(flow.state, STATE_FREE, "{id:?} is closed already");
         let index = self.index();
-        cells::write_free(&index.flows[id.0 as usize]);
+        cells::write_state(&index.flows[id.0 as usize], STATE_FREE);
         let keys = cells::keys_of(&flow);
         index.remove(keys[CLIENT], id.0);
         index.remove(keys[TARGET], id.0);

@@ -2,7 +2,7 @@ use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use proptest::prelude::*;
 use xdp_common::splice::{
-    flow::{Flow, Hop, MARK_ACKED, STATE_OPEN, STATE_PENDING, Seen},
+    flow::{Flow, Hop, MARK_ACKED, STATE_FREE, STATE_OPEN, STATE_PENDING, Seen},
     index::{BUCKET_SLOTS, SideKey},
 };
 
@@ -118,6 +118,21 @@ fn a_flow_is_pending_then_open_then_gone() {
             .iter()
             .all(|slot| slot.load(Relaxed) == 0)
     );
+}
+
+#[test]
+fn an_open_flow_can_be_taken_back_and_keeps_its_place() {
+    let mut table = table(4, 4);
+    let id = table.open(&flow(1, 2)).unwrap();
+    table.establish(id, &TRANSLATION);
+    let open = table.get(id);
+    table.withdraw(id);
+    let state = STATE_PENDING;
+    assert_eq!(table.get(id), Flow { state, ..open });
+    assert_eq!(table.find(client_key(1)), Some(id));
+    assert_eq!((table.counts().open, table.counts().pending), (0, 1));
+    table.close(id);
+    assert_eq!(table.counts(), Counts::default());
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Job {
         let listing = &mut self.listing;
         let mut selected: Vec<(FlowId, Flow)> = Vec::new();
         realm.table.scan(range, |id, flow| {
-            if !surroundings.selects(filter, id, flow) {
+            if realm.ending.contains(id) || !surroundings.selects(filter, id, flow) {
                 return;
             }
             listing.matched += 1;

@@ -7,6 +7,7 @@
 //! bounded queue.
 
 mod commands;
+mod ending;
 mod links;
 mod selection;
 mod sweep;
@@ -31,7 +32,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 use xdp_common::cookie::Key;
 
-use self::{commands::Command, links::Links, thread::Thread, world::Realm};
+use self::{commands::Command, ending::Ending, links::Links, thread::Thread, world::Realm};
 use crate::{
     engine::{Tick, handshake::Handshakes, reason::CloseReason},
     flows::{
@@ -143,6 +144,7 @@ impl Splice {
             stats: Arc::clone(&stats),
             now,
             known: HashMap::new(),
+            ending: Ending::default(),
         };
         realm.learn();
         let (commands, queue) = sync_channel(COMMANDS_MAX);

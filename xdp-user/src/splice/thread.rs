@@ -14,7 +14,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use xdp_common::{abi::SERVICES_MAX, cookie::Key};
+use xdp_common::{abi::SERVICES_MAX, cookie::Key, splice::flow::STATE_PENDING};
 
 use super::{
     Shared,
@@ -101,6 +101,7 @@ impl Thread {
             self.take_note(now);
             let more = self.receive(now);
             self.handshakes.expire(now, &mut self.realm);
+            self.realm.close_ended();
             self.sweep(now);
             if !self.obey() {
                 break;
@@ -146,7 +147,9 @@ impl Thread {
             }
         });
         for segment in segments.drain(..) {
-            self.handshakes.receive(now, &segment, &mut self.realm);
+            if !self.realm.answer_ended(&segment) {
+                self.handshakes.receive(now, &segment, &mut self.realm);
+            }
         }
         self.segments = segments;
         more
@@ -159,9 +162,18 @@ impl Thread {
         };
         let start = Instant::now();
         let clock_s = self.clock_s();
-        let (known, states) = (&self.realm.known, &mut self.states);
+        let Realm {
+            table,
+            known,
+            ending,
+            ..
+        } = &self.realm;
+        let states = &mut self.states;
         let mut over = Vec::new();
-        self.realm.table.scan(piece.range, |id, flow| {
+        table.scan(piece.range, |id, flow| {
+            if flow.state == STATE_PENDING && ending.contains(id) {
+                return;
+            }
             let state = flow.tcp_state();
             states[usize::from(flow.service)][state_index(state)] += 1;
             let service = known.get(&flow.service);
@@ -243,7 +255,8 @@ impl Thread {
         }
         let is_empty = self.realm.table.end() == 1;
         let sweep = (!is_empty).then(|| self.sweep.due());
-        let due = [sweep, self.handshakes.next()].into_iter().flatten().min();
+        let due = [sweep, self.handshakes.next(), self.realm.ending.due()];
+        let due = due.into_iter().flatten().min();
         due.map_or(WAIT_MAX_MS, |due| due.since(now).min(WAIT_MAX_MS))
     }
 

@@ -4,12 +4,18 @@ use std::{collections::HashMap, sync::Arc};
 
 use xdp_common::{
     cookie::Family,
-    splice::flow::{Flow, Hop},
-    tuple::Addr,
+    splice::{
+        flow::{Flow, Hop},
+        index::SideKey,
+    },
+    tuple::{Addr, Tuple},
     wire::tcp_options::TcpOptions,
 };
 
-use super::links::Links;
+use super::{
+    ending::{self, Answer, Ending},
+    links::Links,
+};
 use crate::{
     engine::{
         Tick,
@@ -18,6 +24,7 @@ use crate::{
             effects::{Choice, FlowId, Flows as _, Service, World},
             outcome::{Notice, Outcome},
             outgoing::{FRAME_MAX, Outgoing},
+            received::Received,
         },
         reaper::{self, Reset},
         reason::{CloseReason, ConnectError},
@@ -36,6 +43,8 @@ pub(super) struct Realm {
     pub(super) now: Tick,
     /// Services by id as they were last known: connections may outlive them.
     pub(super) known: HashMap<u16, Arc<SplicedService>>,
+    /// Flows that were ended a moment ago.
+    pub(super) ending: Ending,
 }
 
 impl Realm {
@@ -53,16 +62,62 @@ impl Realm {
         }
     }
 
-    /// Ends an open flow; `reset` tells both ends.
-    pub(super) fn end(&mut self, id: FlowId, reason: CloseReason, reset: bool) {
+    /// Ends an open flow. If there is a connection left, both ends are told, and the flow
+    /// [lingers](Ending) for those who still send.
+    pub(super) fn end(&mut self, id: FlowId, reason: CloseReason, connected: bool) {
         let flow = self.table.get(id);
-        if reset {
+        if connected {
             self.reset(&flow);
+            self.table.withdraw(id);
+            self.ending.enter(self.now, id);
+        } else {
+            self.table.close(id);
         }
-        self.table.close(id);
         if let Some(service) = self.known.get(&flow.service) {
             service.stats.closed[reason.index()].count();
         }
+    }
+
+    /// Closes the flows that have lingered long enough.
+    pub(super) fn close_ended(&mut self) {
+        while let Some(id) = self.ending.expired(self.now) {
+            self.table.close(id);
+        }
+    }
+
+    /// Answers a segment of a flow that was ended. False if it is none.
+    pub(super) fn answer_ended(&mut self, segment: &Received) -> bool {
+        if self.ending.is_empty() {
+            return false;
+        }
+        let Some(id) = self.flow_of(segment).filter(|id| self.ending.contains(*id)) else {
+            return false;
+        };
+        match ending::answer(segment) {
+            Answer::None => {}
+            Answer::Reset(reset) => self.send(&reset),
+            Answer::Forget => {
+                self.ending.forget(id);
+                self.table.close(id);
+            }
+        }
+        true
+    }
+
+    /// The flow that a segment belongs to, from whichever side it comes.
+    fn flow_of(&self, segment: &Received) -> Option<FlowId> {
+        let Tuple {
+            src,
+            dst,
+            src_port,
+            dst_port,
+        } = segment.tuple;
+        let side = if let Some(service) = self.director.service(dst, dst_port) {
+            SideKey::client(src, src_port, service.id)
+        } else {
+            SideKey::target(dst, dst_port, self.director.target(src, src_port)?)
+        };
+        self.table.find(side)
     }
 
     /// Sends a RST to both ends of a flow, as far as it is known what they would take and how to
