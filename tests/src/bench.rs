@@ -1,7 +1,6 @@
 //! Benchmarks that run in the lab.
 pub mod datapath;
 pub mod flood;
-
 pub mod flows;
 pub mod handshakes;
 mod host;

@@ -18,16 +18,13 @@ use levee::{
         handshake::effects::{FlowId, Flows as _, Translation},
         reaper::{self, Timeouts},
     },
-    flows::{
-        REST_MS, Table,
-        memory::{Elements, Mapped},
-    },
+    flows::{REST_MS, Table, memory::Mapped},
 };
 use serde::Serialize;
 use xdp_common::{
     splice::{
         flow::{Flow, MARK_ACKED, TARGETS_MAX},
-        index::Bucket,
+        index::{Bucket, buckets},
     },
     tuple::Addr,
 };
@@ -104,11 +101,14 @@ pub fn run(options: FlowsOptions, interrupt: &Interrupt) -> Result<()> {
 }
 
 fn measure(connections: u32) -> Result<Vec<Row>> {
-    let elements = Elements::new(connections);
-    let flows = array::<Flow>(elements.flows)?;
-    let index = array::<Bucket>(elements.buckets)?;
+    let (flow_count, bucket_count) = (connections + 1, buckets(connections));
+    let flows = array::<Flow>(flow_count)?;
+    let index = array::<Bucket>(bucket_count)?;
     let memory = memlock(&flows)? + memlock(&index)?;
-    let map = || Mapped::new(flows.fd(), index.fd(), elements).context("cannot map the table");
+    let map = || {
+        Mapped::new(flows.fd(), flow_count, index.fd(), bucket_count)
+            .context("cannot map the table")
+    };
     let count = f64::from(connections);
 
     let (mut table, adopt_empty_ms) = timed_ms(|| Ok(Table::adopt(map()?, SEED).0))?;

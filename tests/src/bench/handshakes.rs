@@ -7,18 +7,7 @@
 use std::{hint::black_box, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::resource::{UsageWho, getrusage};
-use xdp_common::{
-    abi::{OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE},
-    cookie::{self, Data, Family, Key, Offer},
-    splice::{flow::Hop, index::buckets},
-    tuple::{Addr, Tuple},
-    wire::{
-        tcp::Flags,
-        tcp_options::{TcpOptions, Timestamps},
-    },
-};
-use xdp_user::{
+use levee::{
     engine::{
         Tick,
         balancer::BackendSet,
@@ -32,6 +21,17 @@ use xdp_user::{
         reason::ConnectError,
     },
     flows::{Table, memory::Boxed},
+};
+use nix::sys::resource::{UsageWho, getrusage};
+use xdp_common::{
+    abi::{OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE},
+    cookie::{self, Data, Family, Key, Offer},
+    splice::{flow::Hop, index::buckets},
+    tuple::{Addr, Tuple},
+    wire::{
+        tcp::Flags,
+        tcp_options::{TcpOptions, Timestamps},
+    },
 };
 
 /// Connections that are opened.

@@ -9,7 +9,7 @@ use std::{
 
 use xdp_common::splice::{
     flow::Flow,
-    index::{BUCKET_SLOTS, Bucket, buckets},
+    index::{BUCKET_SLOTS, Bucket},
 };
 
 use crate::mapping::Mapping;
@@ -29,27 +29,6 @@ pub trait Memory {
     fn slots(&self) -> &[AtomicU32];
 }
 
-/// How many elements the maps of a table have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Elements {
-    /// Of `FLOWS`.
-    pub flows: u32,
-    /// Of `FLOW_INDEX`: a power of two.
-    pub buckets: u32,
-}
-
-impl Elements {
-    /// For so many connections at a time. Powers of two waste no memory.
-    #[must_use]
-    pub const fn new(connections: u32) -> Self {
-        Self {
-            // Number 0 is none.
-            flows: connections + 1,
-            buckets: buckets(connections),
-        }
-    }
-}
-
 /// The data path's maps.
 #[derive(Debug)]
 pub struct Mapped {
@@ -60,12 +39,17 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Maps `FLOWS` and `FLOW_INDEX`, which have so many elements.
+    /// Maps `FLOWS`, which has `flow_count` elements, and `FLOW_INDEX`, which has `bucket_count`.
     ///
     /// # Errors
     /// Fails when the kernel refuses, as for maps that were not made to be mapped.
-    pub fn new(flows: impl AsFd, index: impl AsFd, elements: Elements) -> io::Result<Self> {
-        let (flow_count, bucket_count) = (elements.flows as usize, elements.buckets as usize);
+    pub fn new(
+        flows: impl AsFd,
+        flow_count: u32,
+        index: impl AsFd,
+        bucket_count: u32,
+    ) -> io::Result<Self> {
+        let (flow_count, bucket_count) = (flow_count as usize, bucket_count as usize);
         Ok(Self {
             flows: Mapping::new(flows, 0, flow_count * size_of::<Flow>())?,
             index: Mapping::new(index, 0, bucket_count * size_of::<Bucket>())?,

@@ -30,15 +30,12 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, XskMap};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
-use xdp_common::cookie::Key;
+use xdp_common::{cookie::Key, splice::index::buckets};
 
 use self::{commands::Command, ending::Ending, links::Links, thread::Thread, world::Realm};
 use crate::{
     engine::{Tick, handshake::Handshakes, reason::CloseReason},
-    flows::{
-        Adoption, Table, Usage,
-        memory::{Elements, Mapped},
-    },
+    flows::{Adoption, Table, Usage, memory::Mapped},
     netlink::link::Link,
     proxy::info::{Filter, Listing},
     splicing::{director::Director, directory::Replaced, stats::ThreadStats},
@@ -62,8 +59,9 @@ pub struct Maps {
     pub flows: OwnedFd,
     /// `FLOW_INDEX`.
     pub index: OwnedFd,
-    /// How many elements both have.
-    pub elements: Elements,
+    /// Elements of `FLOWS`, one more than connections; `FLOW_INDEX` has as many as [`buckets`] says
+    /// for the connections.
+    pub flow_count: u32,
     /// The seed that the index is filled with, as in `Control`: kept as long as the maps are.
     pub flow_seed: u64,
     /// `XSKS`.
@@ -124,7 +122,8 @@ impl Splice {
             started,
             stats,
         } = setup;
-        let memory = Mapped::new(&maps.flows, &maps.index, maps.elements)
+        let bucket_count = buckets(maps.flow_count - 1);
+        let memory = Mapped::new(&maps.flows, maps.flow_count, &maps.index, bucket_count)
             .context("cannot map the flow table")?;
         let (mut table, adoption) = Table::adopt(memory, maps.flow_seed);
         let now = Tick::of(started.elapsed());
