@@ -218,7 +218,7 @@ fn a_controller_may_die_while_it_closes_or_moves() {
         table.establish(*id, &TRANSLATION);
     }
     // Closed, but the index still leads to it.
-    cells::write_free(&memory.flows()[ids[0].0 as usize]);
+    cells::write_state(&memory.flows()[ids[0].0 as usize], STATE_FREE);
     // Moved home, but not yet gone from the neighbour: so one slot too many.
     let (heir, found) = Table::adopt(&memory, SEED);
     assert_eq!((found.kept, found.entries), (7, 2));

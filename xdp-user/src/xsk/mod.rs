@@ -52,6 +52,8 @@ pub struct XskSocket {
     /// Chunks that frames to be sent can be written to.
     free: Vec<u32>,
     counts: Counts,
+    /// The interface is down, or gone: the last attempt to send said so.
+    is_down: bool,
     // After the rings and the memory that it knows.
     socket: OwnedFd,
 }
@@ -161,6 +163,7 @@ impl XskSocket {
             umem,
             free: (RECEIVE_FRAMES..RECEIVE_FRAMES + SEND_FRAMES).collect(),
             counts: Counts::default(),
+            is_down: false,
             socket,
         })
     }
@@ -221,26 +224,34 @@ impl XskSocket {
     /// Has the kernel send what was taken. What it refuses for now goes with a later call.
     pub fn flush(&mut self) {
         self.send.publish();
+        self.is_down = false;
         for _ in 0..KICKS_MAX {
             let before = self.send.waiting();
             if before == 0 {
                 break;
             }
-            let refused = sys::kick(self.socket.as_fd()).err();
-            // EAGAIN: its 32 frames are sent, or nothing can be sent now.
-            let more = matches!(refused, None | Some(Errno::EAGAIN | Errno::EINTR));
-            if !more || self.send.waiting() == before {
-                self.counts.send_refused += 1;
-                break;
+            match sys::kick(self.socket.as_fd()) {
+                // EAGAIN: its 32 frames are sent, or nothing can be sent now.
+                Ok(()) | Err(Errno::EAGAIN | Errno::EINTR) if self.send.waiting() != before => {}
+                Ok(()) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS | Errno::EBUSY) => {
+                    self.counts.send_refused += 1;
+                    break;
+                }
+                Err(_) => {
+                    self.counts.send_refused += 1;
+                    self.is_down = true;
+                    break;
+                }
             }
         }
         self.reclaim();
     }
 
-    /// Whether some of what was taken is not sent yet.
+    /// Whether some of what was taken is not sent yet and may be soon: not while the interface is
+    /// down.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        self.send.waiting() > 0
+        !self.is_down && self.send.waiting() > 0
     }
 
     /// Takes back the chunks of frames that were sent.

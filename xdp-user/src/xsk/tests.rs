@@ -122,6 +122,23 @@ fn what_does_not_fit_is_dropped_and_counted() {
 }
 
 #[test]
+fn an_interface_that_is_down_is_not_tried_all_the_time() {
+    in_namespace(|| {
+        let [a, b] = veth();
+        let mut socket = XskSocket::open(&a, 0).unwrap();
+        let observer = observer(&b);
+        tool("ip", "link set xa down");
+        assert!(socket.send(&frame(1)));
+        socket.flush();
+        assert!(!socket.is_sending());
+        assert_eq!(socket.counts().unwrap().send_refused, 1);
+        tool("ip", "link set xa up");
+        socket.flush();
+        assert_eq!(observed(&observer), Some(frame(1)), "it has waited");
+    });
+}
+
+#[test]
 fn each_queue_has_one_socket() {
     in_namespace(|| {
         let [a, _] = veth();
