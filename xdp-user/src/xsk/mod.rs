@@ -199,12 +199,13 @@ impl XskSocket {
         self.fill.publish();
     }
 
-    /// Takes a frame to be sent with the next [`flush`](Self::flush). False if it was dropped,
-    /// because too many wait already; it is counted.
+    /// Takes a frame to be sent with the next [`flush`](Self::flush), or earlier for want of room.
+    /// False if it was dropped, because too many wait that the kernel does not send; it is counted.
     pub fn send(&mut self, frame: &[u8]) -> bool {
         if self.free.is_empty() {
-            self.reclaim();
+            self.flush();
         }
+        // The ring has an entry for each chunk.
         let Some(chunk) = self.free.pop() else {
             self.counts.send_full += 1;
             return false;
@@ -212,11 +213,7 @@ impl XskSocket {
         self.umem.write(chunk, frame);
         let len = frame.len().min(CHUNK) as u32;
         let addr = Umem::addr(chunk);
-        if !self.send.push(Descriptor { addr, len }) {
-            self.free.push(chunk);
-            self.counts.send_full += 1;
-            return false;
-        }
+        self.send.push(Descriptor { addr, len });
         self.counts.sent += 1;
         true
     }

@@ -111,12 +111,17 @@ fn what_does_not_fit_is_dropped_and_counted() {
     in_namespace(|| {
         let [a, _] = veth();
         let mut socket = XskSocket::open(&a, 0).unwrap();
+        for number in 0..3 * SEND_FRAMES {
+            assert!(socket.send(&frame(number)), "room is made by sending");
+        }
+        socket.flush();
+        tool("ip", "link set xa down");
         for number in 0..SEND_FRAMES {
             assert!(socket.send(&frame(number)));
         }
         assert!(!socket.send(&frame(0)));
         assert_eq!(socket.counts().unwrap().send_full, 1);
-        socket.flush();
+        tool("ip", "link set xa up");
         assert!(socket.send(&frame(0)), "there is room again");
     });
 }
