@@ -104,7 +104,7 @@ impl Endpoint {
             if packet.ack != self.iss.wrapping_add(1) {
                 return self.out.extend(refuse(packet));
             }
-            // Linux since 6.15: what the first ACK echoes must be one of the SYN-ACK's timestamps.
+            // As newer Linux does: what the first ACK echoes must be one of the SYN-ACK's timestamps.
             let echo = packet.options.timestamps.map(|theirs| theirs.echo);
             if echo.is_some_and(|echo| {
                 before(echo, self.first_clock) || before(self.clock(now_us), echo)
