@@ -1,6 +1,8 @@
 //! Runs the real `levee` binary inside a namespace.
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -8,11 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::levee::pins;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{http, metrics::Metrics, netns::Netns, process::Process, relay::pinned, scratch};
+use crate::{
+    bpffs::Bpffs, http, metrics::Metrics, netns::Netns, process::Process, relay::pinned, scratch,
+};
 
 /// Where levee serves its metrics by default.
 pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9977);
@@ -22,6 +27,7 @@ const BINARY_VARIABLE: &str = "LEVEE_BIN";
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONFIGURATION: &str = "levee.toml";
 
@@ -50,10 +56,13 @@ impl ProxySetup<'_> {
     }
 }
 
-/// A running levee; dropping it kills it.
+/// A running levee, with a BPF file system of its own for its pins; dropping it kills it.
 #[derive(Debug)]
 pub struct Levee {
     netns: Netns,
+    bpffs: Bpffs,
+    program: OsString,
+    arguments: Vec<OsString>,
     process: Process,
     directory: TempDir,
 }
@@ -152,21 +161,48 @@ impl Levee {
         Self::spawn(directory, netns, command)
     }
 
-    fn spawn(directory: TempDir, netns: &Netns, mut command: Command) -> Result<Self> {
-        let log =
-            fs::File::create(log_path(directory.path())).context("cannot make levee's log")?;
-        command
-            .current_dir(directory.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+    fn spawn(directory: TempDir, netns: &Netns, command: Command) -> Result<Self> {
+        let bpffs = Bpffs::new()?;
+        let program = command.get_program().into();
+        let arguments = command.get_args().map(Into::into).collect();
         let mut levee = Self {
             netns: netns.clone(),
-            process: Process::spawn("levee", command)?,
+            process: launch(command, directory.path(), &bpffs)?,
+            bpffs,
+            program,
+            arguments,
             directory,
         };
         levee.wait_until_ready()?;
         Ok(levee)
+    }
+
+    /// Kills it, so that it leaves everything as it is, and waits until it is gone.
+    ///
+    /// # Errors
+    /// Fails when it has ended already.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait(KILL_TIMEOUT).map(drop)
+    }
+
+    /// Runs it once more as it was run, with another log, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Quotes its log when it ends or is not ready in time.
+    pub fn start_again(&mut self) -> Result<()> {
+        let program = self.program.to_string_lossy();
+        let mut command = self.netns.command(&program);
+        command.args(&self.arguments);
+        self.process = launch(command, self.directory.path(), &self.bpffs)?;
+        self.wait_until_ready()
+    }
+
+    /// Where it pins its data path.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        let directory = pins::default_directory(&self.control_socket());
+        self.bpffs.path(&directory)
     }
 
     /// Scrapes its metrics.
@@ -266,6 +302,17 @@ pub fn binary() -> Result<PathBuf> {
     found.with_context(|| {
         format!("no levee binary at {places:?}: run `cargo xtask build` or set {BINARY_VARIABLE}")
     })
+}
+
+fn launch(mut command: Command, directory: &Path, bpffs: &Bpffs) -> Result<Process> {
+    let log = fs::File::create(log_path(directory)).context("cannot make levee's log")?;
+    command
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    bpffs.give(&mut command);
+    Process::spawn("levee", command)
 }
 
 fn log_path(directory: &Path) -> PathBuf {

@@ -7,6 +7,7 @@
 #[path = "../../xdp-ebpf/src/lab/abi.rs"]
 pub mod abi;
 pub mod bench;
+pub mod bpffs;
 pub mod client;
 pub mod demo;
 pub mod fixtures;

@@ -35,6 +35,10 @@ pub mod names {
     pub const DEVICES: &str = "DEVICES";
     /// `ProgramArray`: the programs that judge packets of spliced connections.
     pub const JUMPS: &str = "JUMPS";
+    /// `Array<u32>`: clients that may send early data.
+    pub const EARLY: &str = "EARLY";
+    /// `LruHashMap<TupleKey, u32>`: tuples handed to the kernel.
+    pub const ADMITTED: &str = "ADMITTED";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "levee_xdp";
     /// The XDP programs that it hands packets over to, by slot of `JUMPS`.
@@ -55,6 +59,35 @@ pub mod names {
     /// `u32` global: milliseconds per jiffy, rounded down, at least 1.
     pub const MS_PER_JIFFY: &str = "MS_PER_JIFFY";
 }
+
+/// Version of what the maps of [`PINNED`] mean. A controller takes over the maps of another only if
+/// both have the same, so that no byte is ever read for another than it was written for.
+///
+/// To be raised whenever a key or a value of theirs changes its meaning or its place, or a hash by
+/// which a place in them is found; a changed size is noticed without. Maps that are new start empty
+/// and need nothing.
+pub const VERSION: u32 = 1;
+
+/// Maps that outlive the controller: one that starts takes them over from the one before, with all
+/// they hold. What is not on this list is created anew with the programs: maps that a controller
+/// fills before it attaches them, as [`DEVICES`](names::DEVICES); and program arrays, whatever is
+/// here, because their entries belong to the programs that they were loaded with.
+///
+/// [`CONTROL`](names::CONTROL) is the last, because it is pinned last: it stands for the whole.
+pub const PINNED: [&str; 12] = [
+    names::SERVICES,
+    names::IFACE_STATS,
+    names::SERVICE_STATS,
+    names::CLOSING,
+    names::FRAGMENTS,
+    names::EARLY,
+    names::ADMITTED,
+    names::FLOWS,
+    names::FLOW_INDEX,
+    names::TARGETS,
+    names::SPLICED,
+    names::CONTROL,
+];
 
 /// The helper number that stands for the kfunc `bpf_sk_assign_tcp_reqsk` (Linux 6.9) in the object:
 /// the loader replaces the one call to it. No kernel has a helper of that number.

@@ -1,4 +1,5 @@
-//! Puts the programs on the interfaces, and takes them off again when dropped.
+//! Puts the programs on the interfaces, in the place of those of an earlier controller where there
+//! are any.
 
 use std::io;
 
@@ -6,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, TcAttachType, XdpMode,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode,
         tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
@@ -17,6 +18,7 @@ use crate::{
     config::Attach,
     loader,
     netlink::link::{self, Link},
+    pins::{self, Attached, Pins},
 };
 
 /// How the XDP program ended up attached.
@@ -26,6 +28,17 @@ pub enum Mode {
     Native,
     /// In the kernel's stack.
     Generic,
+}
+
+impl Attach {
+    /// Whether a program may stay attached that way.
+    const fn allows(self, mode: Mode) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Native => matches!(mode, Mode::Native),
+            Self::Generic => matches!(mode, Mode::Generic),
+        }
+    }
 }
 
 impl Mode {
@@ -56,22 +69,31 @@ pub struct Attachment {
     /// The kernel's id of the XDP program.
     pub program_id: u32,
     // `None` once detached. Before `tc`, and so dropped first.
-    xdp: Option<XdpLink>,
-    tc: Option<SchedClassifierLink>,
+    xdp: Option<Attached<XdpLink>>,
+    tc: Option<Attached<SchedClassifierLink>>,
 }
 
 impl Attachment {
-    /// Attaches both programs to an interface: TC first, so that nobody is answered who could not
-    /// be admitted.
+    /// Attaches both programs to an interface, or replaces those that are pinned for it: TC first,
+    /// so that nobody is answered who could not be admitted.
     ///
     /// # Errors
-    /// Fails when the kernel refuses one of them; then none is left attached.
-    pub fn new(ebpf: &mut Ebpf, link: &Link, attach: Attach) -> Result<Self> {
-        let tc = attach_tc(ebpf, link)?;
-        let (xdp, mode) = match attach {
-            Attach::Native => (attach_native(ebpf, link)?, Mode::Native),
-            Attach::Generic => (attach_xdp(ebpf, link, Mode::Generic)?, Mode::Generic),
-            Attach::Auto => attach_auto(ebpf, link)?,
+    /// Fails when the kernel refuses one of them; then nothing that was not there before is left
+    /// attached.
+    pub fn new(ebpf: &mut Ebpf, link: &Link, attach: Attach, pins: &mut Pins) -> Result<Self> {
+        let (index, name) = (link.index, pins::tc_name(link.index));
+        let tc = attach_tc(loader::tc_program(ebpf)?, link, pins, &name, index)?;
+        let (xdp, mode) = match replace_xdp(ebpf, link, attach, pins)? {
+            Some(replaced) => replaced,
+            None => {
+                let (xdp, mode) = match attach {
+                    Attach::Native => (attach_native(ebpf, link)?, Mode::Native),
+                    Attach::Generic => (attach_xdp(ebpf, link, Mode::Generic)?, Mode::Generic),
+                    Attach::Auto => attach_auto(ebpf, link)?,
+                };
+                let name = pins::xdp_name(mode, link.index);
+                (pins.hold(&name, xdp, false)?, mode)
+            }
         };
         Ok(Self {
             link: link.clone(),
@@ -85,18 +107,43 @@ impl Attachment {
     /// Detaches the XDP program: SYNs are no longer answered, but whoever was answered is still
     /// admitted, until both are [detached](Self::detach).
     pub fn stop_answering(&mut self) {
-        self.xdp = None;
+        if let Some(xdp) = self.xdp.take() {
+            xdp.detach();
+        }
     }
 
     /// Detaches both programs.
     pub fn detach(&mut self) {
-        self.xdp = None;
-        self.tc = None;
+        self.stop_answering();
+        if let Some(tc) = self.tc.take() {
+            tc.detach();
+        }
     }
 }
 
-fn attach_tc(ebpf: &mut Ebpf, link: &Link) -> Result<SchedClassifierLink> {
-    let program = loader::tc_program(ebpf)?;
+/// Attaches a TC program, or puts it in the place of the one whose link is pinned under `name`.
+/// `index` is the protected interface that the device is, or is on top of.
+///
+/// # Errors
+/// Fails when the kernel refuses.
+pub fn attach_tc(
+    program: &mut SchedClassifier,
+    link: &Link,
+    pins: &mut Pins,
+    name: &str,
+    index: u32,
+) -> Result<Attached<SchedClassifierLink>> {
+    if let Some(former) = pins.adopt::<SchedClassifierLink>(name, index)? {
+        match program.attach_to_link(former) {
+            Ok(id) => return pins.hold(name, program.take_link(id)?, true),
+            // Of a device that is gone, whose index this one has got.
+            Err(error) if is_dead(&error) => {}
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot replace the TC program on {}", link.name));
+            }
+        }
+    }
     let id = program
         .attach_with_options(
             &link.name,
@@ -105,7 +152,49 @@ fn attach_tc(ebpf: &mut Ebpf, link: &Link) -> Result<SchedClassifierLink> {
             TcAttachOptions::TcxOrder(LinkOrder::first()),
         )
         .with_context(|| format!("cannot attach the TC program to {}", link.name))?;
-    Ok(program.take_link(id)?)
+    let attached = program.take_link(id)?;
+    pins.hold(name, attached, false)
+}
+
+/// Whether a link is attached to nothing any more.
+fn is_dead(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else {
+        return false;
+    };
+    error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32)
+}
+
+/// Puts the XDP program in the place of the pinned one; `None` when there is none. One that is
+/// attached in another mode than configured is taken off: the kernel cannot change the mode.
+fn replace_xdp(
+    ebpf: &mut Ebpf,
+    link: &Link,
+    attach: Attach,
+    pins: &mut Pins,
+) -> Result<Option<(Attached<XdpLink>, Mode)>> {
+    let Some(mode) = pins.mode(link.index) else {
+        return Ok(None);
+    };
+    let name = pins::xdp_name(mode, link.index);
+    let Some(former) = pins.adopt::<XdpLink>(&name, link.index)? else {
+        return Ok(None);
+    };
+    if !attach.allows(mode) {
+        log::warn!(
+            "{}: the XDP program was attached in {} mode, which is not what is configured: it is \
+             taken off and attached again, and meanwhile nothing is answered",
+            link.name,
+            mode.label()
+        );
+        pins.hold(&name, former, true)?.detach();
+        return Ok(None);
+    }
+    let program = loader::xdp_program(ebpf)?;
+    let id = program
+        .attach_to_link(former)
+        .with_context(|| format!("cannot replace the XDP program on {}", link.name))?;
+    let attached = program.take_link(id)?;
+    Ok(Some((pins.hold(&name, attached, true)?, mode)))
 }
 
 fn attach_native(ebpf: &mut Ebpf, link: &Link) -> Result<XdpLink> {

@@ -47,6 +47,10 @@ fn summary(file: &Path, config: &Config) -> Result<String> {
     }
     writeln!(text, "secret file: {}", config.secret_file.display())?;
     writeln!(text, "control socket: {}", config.control_socket.display())?;
+    match &config.pin_dir {
+        Some(directory) => writeln!(text, "pins: {}", directory.display())?,
+        None => writeln!(text, "pins: off")?,
+    }
     Ok(text)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
     process::ExitCode,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     config::{CONTROL_SOCKET, Config, Flags, METRICS_LISTEN, SECRET_FILE},
     controller,
     ctl::{self, LISTED_DEFAULT, LISTED_MAX, Request, Response, Selection},
-    log_output,
+    log_output, pins,
 };
 
 /// Holds back SYN floods at the NIC and lets real clients through.
@@ -60,6 +60,14 @@ enum Command {
     },
     /// End connections of services in proxy mode, with a RST to client and backend.
     Kill(KillArgs),
+    /// Take off the data path that a levee which died has left on the interfaces. Needs root.
+    Detach {
+        /// Where it is pinned, instead of where --socket leads to.
+        #[arg(long, value_name = "DIR", conflicts_with = "socket")]
+        pin_dir: Option<PathBuf>,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Have a running levee read its configuration file again, as SIGHUP does.
     Reload {
         #[command(flatten)]
@@ -69,7 +77,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct SocketArg {
-    /// The control socket of the running levee.
+    /// The control socket of the levee.
     #[arg(long, value_name = "PATH", default_value = CONTROL_SOCKET)]
     socket: PathBuf,
 }
@@ -92,7 +100,9 @@ struct KillArgs {
 struct RunArgs {
     /// The configuration file; instead of it, --iface and --protect.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["iface", "protect"])]
-    #[arg(conflicts_with_all = ["iface", "protect", "metrics", "secret_file", "control_socket"])]
+    #[arg(conflicts_with_all = [
+        "iface", "protect", "metrics", "secret_file", "control_socket", "pin_dir"
+    ])]
     config: Option<PathBuf>,
     /// An interface that clients come in through. Repeatable.
     #[arg(long, value_name = "IF", requires = "protect")]
@@ -115,6 +125,12 @@ struct RunArgs {
         "The control socket, for `levee status` [default: {CONTROL_SOCKET}]"
     ))]
     control_socket: Option<PathBuf>,
+    /// Where the data path is pinned, or "off".
+    #[arg(long, value_name = "DIR", help = format!(
+        "Where the data path is pinned, or \"off\" [default: below {}/levee, by the control socket]",
+        pins::MOUNT_POINT
+    ))]
+    pin_dir: Option<PathBuf>,
     /// What to log: off, error, warn, info, debug or trace. Before RUST_LOG.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LevelFilter>,
@@ -134,6 +150,7 @@ pub fn main() -> ExitCode {
             socket,
         } => connections(&socket.socket, selection, limit, json),
         Command::Kill(args) => kill(args),
+        Command::Detach { pin_dir, socket } => detach(pin_dir, &socket.socket),
         Command::Reload { socket } => reload(&socket.socket),
     };
     match result {
@@ -156,6 +173,7 @@ fn run(args: RunArgs) -> Result<()> {
             metrics: args.metrics,
             secret_file: args.secret_file,
             control_socket: args.control_socket,
+            pin_dir: args.pin_dir,
         }
         .into_config()?,
     };
@@ -208,6 +226,18 @@ fn kill(args: KillArgs) -> Result<()> {
         bail!("levee gave the answer to another question");
     };
     print(&format!("ended {killed} connection(s)\n"))
+}
+
+fn detach(pin_dir: Option<PathBuf>, socket: &Path) -> Result<()> {
+    let directory = match pin_dir {
+        Some(directory) => directory,
+        None => pins::default_directory(&absolute(socket)?),
+    };
+    pins::take_off(&directory, controller::LINGER)?;
+    print(&format!(
+        "detached what was pinned at {}\n",
+        directory.display()
+    ))
 }
 
 fn at_most(max: usize) -> impl TypedValueParser<Value = usize> {

@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_secs(1);
 const LINK_CHECK_TICKS: u64 = 5;
 
 /// How long clients that were answered may still be admitted when levee stops: a round trip.
-const LINGER: Duration = Duration::from_millis(500);
+pub const LINGER: Duration = Duration::from_millis(500);
 
 /// Reload requests that wait for the one being done.
 const COMMANDS_MAX: usize = 8;
@@ -266,6 +266,17 @@ fn introduce(config: &Config, running: &Running) {
         names.len(),
         warnings::first(&names)
     );
+    match running.pinned_at() {
+        Some(directory) if running.adopted() => log::info!(
+            "took over the data path pinned at {}: counters and keys go on",
+            directory.display()
+        ),
+        Some(directory) => log::info!(
+            "the data path is pinned at {}: it goes on if this process dies",
+            directory.display()
+        ),
+        None => log::info!("the data path is not pinned: it ends with this process"),
+    }
     match config.metrics_listen {
         Some(address) => log::info!("metrics at http://{address}/metrics"),
         None => log::info!("metrics are off"),

@@ -59,6 +59,15 @@ impl Datapath {
         })
     }
 
+    /// What the programs are told at run time.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses, which it does not for a map of this type.
+    pub fn control(&self) -> Result<Control> {
+        let control = self.control.get(&0, 0);
+        Ok(control.context("cannot read the map CONTROL")?.0)
+    }
+
     /// Writes what the programs are told at run time.
     ///
     /// # Errors
@@ -69,6 +78,16 @@ impl Datapath {
             .context("cannot write the map CONTROL")
     }
 
+    /// The buckets of both generations of the service table.
+    ///
+    /// # Errors
+    /// As [`set_control`](Self::set_control).
+    pub fn buckets(&self) -> Result<Vec<ServiceBucket>> {
+        let buckets = self.services.iter().map(|bucket| Ok(bucket?.0));
+        let buckets: Result<_, MapError> = buckets.collect();
+        buckets.context("cannot read the map SERVICES")
+    }
+
     /// Writes one bucket of the service table.
     ///
     /// # Errors
@@ -77,6 +96,16 @@ impl Datapath {
         self.services
             .set(write.index, Wire(write.bucket), 0)
             .with_context(|| format!("cannot write bucket {} of the map SERVICES", write.index))
+    }
+
+    /// A generation of the marks of closing connections.
+    ///
+    /// # Errors
+    /// As [`set_control`](Self::set_control).
+    pub fn closing(&self, generation: u32) -> Result<ClosingMarks> {
+        let marks = self.closing.get(&generation, 0);
+        let unread = || format!("cannot read generation {generation} of the map CLOSING");
+        Ok(marks.with_context(unread)?.0)
     }
 
     /// Replaces a generation of the marks of closing connections.
@@ -94,16 +123,19 @@ impl Datapath {
     /// # Errors
     /// As [`set_control`](Self::set_control).
     pub fn reset_service(&mut self, id: u16) -> Result<()> {
-        let cpus = nr_cpus().map_err(|(file, error)| {
-            anyhow::Error::from(error).context(format!("cannot read {file}"))
-        })?;
-        let zero = Wire(Counters {
-            packets: [0; COUNTERS],
-        });
-        let values = PerCpuValues::try_from(vec![zero; cpus])?;
         self.service_stats
-            .set(id.into(), values, 0)
+            .set(id.into(), zero()?, 0)
             .with_context(|| format!("cannot reset the counters of service {id}"))
+    }
+
+    /// Starts the counters of an interface at zero, by its slot.
+    ///
+    /// # Errors
+    /// As [`set_control`](Self::set_control).
+    pub fn reset_iface(&mut self, slot: u32) -> Result<()> {
+        self.iface_stats
+            .set(slot, zero()?, 0)
+            .with_context(|| format!("cannot reset the counters of interface slot {slot}"))
     }
 
     /// The packets of an interface, by its slot.
@@ -141,6 +173,17 @@ where
         format!("the eBPF object has no map {name}: was it built from this source?")
     })?;
     T::try_from(map).with_context(|| format!("the map {name} is not what levee expects"))
+}
+
+/// Counters at zero, on each CPU.
+fn zero() -> Result<PerCpuValues<Wire<Counters>>> {
+    let cpus = nr_cpus().map_err(|(file, error)| {
+        anyhow::Error::from(error).context(format!("cannot read {file}"))
+    })?;
+    let zero = Wire(Counters {
+        packets: [0; COUNTERS],
+    });
+    Ok(PerCpuValues::try_from(vec![zero; cpus])?)
 }
 
 fn sum(map: &PerCpuArray<MapData, Wire<Counters>>, index: u32) -> Result<Packets> {

@@ -27,6 +27,7 @@ pub mod mapping;
 pub mod metrics;
 pub mod netlink;
 pub mod offer;
+pub mod pins;
 pub mod preflight;
 pub mod protection;
 pub mod proxy;

@@ -12,7 +12,12 @@ use xdp_common::{
 };
 use zerocopy::IntoBytes as _;
 
-use crate::{jiffies, kfunc::ASSIGN_TCP_REQSK, preflight::Kernel};
+use crate::{
+    jiffies,
+    kfunc::ASSIGN_TCP_REQSK,
+    pins::{Adopted, Pins},
+    preflight::Kernel,
+};
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("LEVEE_OBJECT"));
 
@@ -58,43 +63,58 @@ impl Object {
         Self { flows, ..self }
     }
 
-    /// Makes the maps and has the kernel verify and compile the programs. Takes some tenths of a
-    /// second: the length of a jiffy is measured first, for which the object is loaded twice.
+    /// Makes the maps, or adopts those that are pinned, and has the kernel verify and compile the
+    /// programs. Takes some tenths of a second: the length of a jiffy is measured first, for which
+    /// the object is loaded twice.
     ///
     /// # Errors
-    /// Names the map or program that is missing, or that the kernel refuses, with its reason.
-    pub fn load(&self, check_syn_checksum: bool) -> Result<Ebpf> {
+    /// Names the map or program that is missing, or that the kernel refuses, with its reason; and
+    /// a pinned map that is laid out differently.
+    pub fn load(&self, check_syn_checksum: bool, pins: &Pins) -> Result<(Ebpf, Adopted)> {
         let mut globals = Globals {
             check_syn_checksum: check_syn_checksum.into(),
             ms_per_jiffy: 1,
         };
-        let hz = measure_hz(&mut self.open(&globals, 0)?)?;
+        let mut fresh = self.open(&globals, 0, &Adopted::default())?;
+        let adopted = pins.adoptable(&fresh, &sizes(self.flows))?;
+        let hz = measure_hz(&mut fresh)?;
+        drop(fresh);
         globals.ms_per_jiffy = jiffies::ms_per_jiffy(hz);
         log::debug!("the kernel counts {hz} jiffies per second");
-        let mut ebpf = self.open(&globals, self.flows)?;
+        let mut ebpf = self.open(&globals, self.flows, &adopted)?;
         load_xdp(&mut ebpf, names::XDP_PROGRAM)?;
         load_jumps(&mut ebpf)?;
         for name in [names::TC_PROGRAM, names::TC_INNER_PROGRAM] {
             let tc: &mut SchedClassifier = program(&mut ebpf, name)?;
             tc.load().map_err(|error| refused(name, error))?;
         }
-        Ok(ebpf)
+        Ok((ebpf, adopted))
     }
 
-    fn open(&self, globals: &Globals, flows: u32) -> Result<Ebpf> {
-        // Flow 0 is none. Maps of no entries do not exist.
-        let buckets = match flows {
-            0 => 1,
-            flows => index::buckets(flows),
-        };
-        EbpfLoader::new()
-            .map_max_entries(names::FLOWS, flows + 1)
-            .map_max_entries(names::FLOW_INDEX, buckets)
+    fn open(&self, globals: &Globals, flows: u32, adopted: &Adopted) -> Result<Ebpf> {
+        let mut loader = EbpfLoader::new();
+        for (name, entries) in sizes(flows) {
+            loader.map_max_entries(name, entries);
+        }
+        for (name, path) in adopted.iter() {
+            loader.map_pin_path(name, path);
+        }
+        loader
             .override_global(names::CHECK_SYN_CHECKSUM, &globals.check_syn_checksum, true)
             .override_global(names::MS_PER_JIFFY, &globals.ms_per_jiffy, true)
             .load(&self.words.as_bytes()[..OBJECT.len()])
             .context("cannot load the eBPF object")
     }
+}
+
+/// Entries of the maps that are as large as that many spliced connections need.
+fn sizes(flows: u32) -> [(&'static str, u32); 2] {
+    // Flow 0 is none. Maps of no entries do not exist.
+    let buckets = match flows {
+        0 => 1,
+        flows => index::buckets(flows),
+    };
+    [(names::FLOWS, flows + 1), (names::FLOW_INDEX, buckets)]
 }
 
 /// The TC program of a loaded object.

@@ -42,6 +42,8 @@ pub struct Protection {
     services: Vec<Protected>,
     flipped: Option<Instant>,
     epoch: u64,
+    /// The data path's clock less the controller's, seconds; known since the first tick.
+    clock_offset_s: Option<u32>,
     /// The generation of closing connections that was cleared last.
     cleared: Option<u32>,
 }
@@ -86,45 +88,111 @@ impl Protection {
             services: Vec::new(),
             flipped: None,
             epoch: schedule.current,
+            clock_offset_s: None,
             cleared: None,
         })
     }
 
-    /// Puts the keys of the time in force, and sets the data path's clock to `uptime_s` seconds
-    /// behind its start, which makes it forget connections that closed long ago. To be called once
-    /// a second. True when a new epoch began.
+    /// Goes on with a data path that an earlier controller told what to do, last at `written`;
+    /// `unix_s` is the time in seconds since the Unix epoch. What it holds stays in force until the
+    /// first [`tick`](Self::tick) and the next [`publish`](Self::publish); only where its keys are
+    /// out of date, new cookies are made with one of now from here on. Those made before are
+    /// accepted until the tick.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses a read or a write.
+    pub fn adopt(
+        datapath: Datapath,
+        secret: Secret,
+        unix_s: u64,
+        written: Instant,
+    ) -> Result<Self> {
+        let control = datapath.control()?;
+        let table = Table::adopted(datapath.buckets()?, control.seeds, control.generation);
+        let mut protection = Self {
+            datapath,
+            control,
+            secret,
+            ids: Ids::adopted(table.services().collect()),
+            table,
+            services: Vec::new(),
+            flipped: Some(written),
+            epoch: control.epoch.into(),
+            clock_offset_s: None,
+            cleared: None,
+        };
+        let wanted = Schedule::at(unix_s).state(&protection.secret);
+        let in_use = protection.held().current();
+        for step in keys::steps(protection.held(), wanted) {
+            if !step.keys.contains(&in_use) {
+                // Who has a cookie of that key may come back within the grace period.
+                protection.flipped = Some(Instant::now());
+                break;
+            }
+            protection.hold(step)?;
+        }
+        Ok(protection)
+    }
+
+    /// Puts the keys of the time in force, and the data path's clock forward, by what `uptime_s` has
+    /// grown since the first call: it makes it forget connections that closed long ago. To be called
+    /// once a second. True when a new epoch began.
     ///
     /// # Errors
     /// Fails when the kernel refuses a write.
     pub fn tick(&mut self, unix_s: u64, uptime_s: u32) -> Result<bool> {
-        self.control.clock_s = uptime_s.wrapping_add(CLOCK_START_S);
+        let held_s = self.control.clock_s;
+        let offset_s = self
+            .clock_offset_s
+            .get_or_insert(held_s.wrapping_sub(uptime_s));
+        self.control.clock_s = uptime_s.wrapping_add(*offset_s);
         self.datapath.set_control(&self.control)?;
         self.forget_closed(self.control.clock_s)?;
         let schedule = Schedule::at(unix_s);
-        let held = KeyState {
-            keys: self.control.keys,
-            slot: self.control.key_slot,
-            epoch: self.control.epoch,
-        };
-        for step in keys::steps(held, schedule.state(&self.secret)) {
-            self.control.keys = step.keys;
-            self.control.key_slot = step.slot;
-            self.control.epoch = step.epoch;
-            self.datapath.set_control(&self.control)?;
+        for step in keys::steps(self.held(), schedule.state(&self.secret)) {
+            self.hold(step)?;
         }
         let began = self.epoch != schedule.current;
         self.epoch = schedule.current;
         Ok(began)
     }
 
-    /// Tells the data path of connections that are in TIME_WAIT, at the start: the generation before
-    /// the current one is empty then, and nobody writes to it.
+    /// The keys in the data path.
+    const fn held(&self) -> KeyState {
+        KeyState {
+            keys: self.control.keys,
+            slot: self.control.key_slot,
+            epoch: self.control.epoch,
+        }
+    }
+
+    fn hold(&mut self, keys: KeyState) -> Result<()> {
+        self.control.keys = keys.keys;
+        self.control.key_slot = keys.slot;
+        self.control.epoch = keys.epoch;
+        self.datapath.set_control(&self.control)
+    }
+
+    /// Tells the data path of connections that are in TIME_WAIT, at the start: besides those that it
+    /// knows, in the generation before the current one, to which nobody else writes.
     ///
     /// # Errors
-    /// Fails when the kernel refuses a write.
-    pub fn note_closing(&mut self, marks: &ClosingMarks) -> Result<()> {
+    /// Fails when the kernel refuses a read or a write.
+    pub fn note_closing(&mut self, mut marks: Box<ClosingMarks>) -> Result<()> {
         let generation = closing::previous(self.control.clock_s);
-        self.datapath.set_closing(generation, marks)
+        let known = self.datapath.closing(generation)?;
+        for (word, known) in marks.words.iter_mut().zip(known.words) {
+            *word |= known;
+        }
+        self.datapath.set_closing(generation, &marks)
+    }
+
+    /// Starts the counters of an interface at zero, by its slot.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses the write.
+    pub fn reset_iface(&mut self, slot: u32) -> Result<()> {
+        self.datapath.reset_iface(slot)
     }
 
     /// Clears the next generation of closing connections as soon as it is the next one: a generation

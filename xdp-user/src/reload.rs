@@ -159,6 +159,7 @@ fn compare(old: &Config, new: &Config) -> Reloaded {
     let settings = [
         ("secret_file", old.secret_file != new.secret_file),
         ("control_socket", old.control_socket != new.control_socket),
+        ("pin_dir", old.pin_dir != new.pin_dir),
         (
             "verify_syn_checksum",
             old.verify_syn_checksum != new.verify_syn_checksum,
@@ -212,6 +213,7 @@ mod tests {
         let mut new = old.clone();
         new.secret_file = "/a".into();
         new.control_socket = "/b".into();
+        new.pin_dir = None;
         new.verify_syn_checksum = false;
         new.metrics_listen = None;
         new.interfaces[0].attach = Attach::Generic;
@@ -220,6 +222,7 @@ mod tests {
         let all = [
             "secret_file",
             "control_socket",
+            "pin_dir",
             "verify_syn_checksum",
             "metrics.listen",
             "interface",

@@ -1,6 +1,6 @@
 //! A levee that is attached: what it was told, and what it has counted.
 
-use std::{collections::HashMap, mem, net::SocketAddr};
+use std::{collections::HashMap, mem, net::SocketAddr, path::Path};
 
 use anyhow::Result;
 use aya::Ebpf;
@@ -14,6 +14,7 @@ use crate::{
     datapath::Packets,
     engine::half_open::Unproven,
     netlink::link::Link,
+    pins::Pins,
     protection::Protection,
     snapshot::{InterfaceSnapshot, Reload, ServiceSnapshot, Snapshot},
     vlans::Vlans,
@@ -31,32 +32,44 @@ pub struct Running {
     vlans: Vlans,
     // For VLAN devices that appear later.
     ebpf: Ebpf,
+    pins: Pins,
+    adopted: bool,
     /// By the service's address.
     unproven: HashMap<SocketAddr, Unproven>,
+}
+
+/// The programs of a data path, on interfaces.
+#[derive(Debug)]
+pub struct Programs {
+    /// Those on the interfaces themselves.
+    pub attachments: Vec<Attachment>,
+    /// Those on VLAN devices.
+    pub vlans: Vlans,
+    /// The object they come from.
+    pub ebpf: Ebpf,
+    /// Where they are pinned.
+    pub pins: Pins,
+    /// Whether the maps are those of an earlier controller.
+    pub adopted: bool,
 }
 
 #[derive(Debug)]
 struct Interface {
     attachment: Attachment,
     attached: bool,
-    last: Packets,
+    /// `None` until they are measured first: they may be of a controller before this one.
+    last: Option<Packets>,
     rates: Packets,
 }
 
 impl Running {
     /// A levee that has just been attached.
     #[must_use]
-    pub fn new(
-        protection: Protection,
-        ebpf: Ebpf,
-        attachments: Vec<Attachment>,
-        vlans: Vlans,
-        unix_s: u64,
-    ) -> Self {
+    pub fn new(protection: Protection, programs: Programs, unix_s: u64) -> Self {
         let interface = |attachment| Interface {
             attachment,
             attached: true,
-            last: [0; COUNTERS],
+            last: None,
             rates: [0; COUNTERS],
         };
         Self {
@@ -65,9 +78,11 @@ impl Running {
                 successful: true,
                 succeeded_unix_s: unix_s,
             },
-            interfaces: attachments.into_iter().map(interface).collect(),
-            vlans,
-            ebpf,
+            interfaces: programs.attachments.into_iter().map(interface).collect(),
+            vlans: programs.vlans,
+            ebpf: programs.ebpf,
+            pins: programs.pins,
+            adopted: programs.adopted,
             unproven: HashMap::new(),
         }
     }
@@ -77,6 +92,18 @@ impl Running {
         self.interfaces
             .iter()
             .map(|interface| &interface.attachment)
+    }
+
+    /// Whether it went on with the maps of an earlier controller.
+    #[must_use]
+    pub const fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Where the data path is pinned; `None` when it ends with this process.
+    #[must_use]
+    pub fn pinned_at(&self) -> Option<&Path> {
+        self.pins.directory()
     }
 
     /// Detaches the XDP programs: SYNs are no longer answered, but whoever was answered is still
@@ -93,7 +120,10 @@ impl Running {
         for interface in &mut self.interfaces {
             interface.attachment.detach();
         }
-        self.vlans = Vlans::new([]);
+        self.vlans.detach();
+        if let Err(error) = self.pins.remove() {
+            log::error!("{error:#}");
+        }
     }
 
     /// Takes the packets of the last second, and the cookies that have not come back at `uptime_s`.
@@ -119,11 +149,11 @@ impl Running {
             for (rate, (now, before)) in interface
                 .rates
                 .iter_mut()
-                .zip(packets.iter().zip(&interface.last))
+                .zip(packets.iter().zip(&interface.last.unwrap_or(packets)))
             {
                 *rate = now.saturating_sub(*before);
             }
-            interface.last = packets;
+            interface.last = Some(packets);
         }
         Ok(())
     }
@@ -131,7 +161,7 @@ impl Running {
     /// Compares with the interfaces that exist: says what was lost or is back, and attaches to VLAN
     /// devices that are new.
     pub fn check_links(&mut self, links: &[Link]) {
-        self.vlans.update(&mut self.ebpf, links);
+        self.vlans.update(&mut self.ebpf, &mut self.pins, links);
         let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
         for interface in &mut self.interfaces {
             let Attachment {
@@ -182,6 +212,7 @@ impl Running {
         let fragments_pressure = self.fragments_pressure(&interfaces);
         Ok(Snapshot {
             uptime_s,
+            adopted: self.adopted,
             key_epoch: self.protection.epoch(),
             reload: self.reload,
             services,

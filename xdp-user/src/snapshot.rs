@@ -17,6 +17,8 @@ use crate::{
 pub struct Snapshot {
     /// Since levee started, seconds.
     pub uptime_s: f64,
+    /// Whether the data path was taken over from an earlier controller, with its counters.
+    pub adopted: bool,
     /// Epoch whose key makes the cookies.
     pub key_epoch: u64,
     /// Result of the last reload, or of the start.

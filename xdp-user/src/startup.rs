@@ -1,10 +1,14 @@
 //! From a configuration to attached programs. Everything that can be refused is asked before
 //! anything is changed, and whatever fails undoes what came before it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    thread,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{Ebpf, programs::loaded_programs};
+use xdp_common::abi::iface_slot;
 
 use crate::{
     attach::Attachment,
@@ -15,9 +19,10 @@ use crate::{
     loader::Object,
     netlink::link::{Link, links},
     offer::{KernelOffer, Sysctls},
+    pins::Pins,
     preflight::{self, Facts, Kernel},
     protection::Protection,
-    running::Running,
+    running::{Programs, Running},
     secret::Secret,
     vlans::Vlans,
 };
@@ -30,6 +35,7 @@ pub struct Prepared {
     kernel_release: String,
     links: Vec<Link>,
     secret: Secret,
+    pins: Pins,
 }
 
 /// A data path in the kernel, attached to nothing.
@@ -39,6 +45,7 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     prepared: Prepared,
     protection: Protection,
+    adopted: bool,
 }
 
 /// Asks whether this machine can run levee as configured.
@@ -48,7 +55,11 @@ pub struct Loaded {
 pub fn prepare(config: Config) -> Result<Prepared> {
     let facts = Facts::gather()?;
     let kernel = facts.check()?;
-    let all = links()?;
+    let mut all = links()?;
+    let pins = Pins::claim(config.pin_dir.as_deref(), &all)?;
+    for link in &mut all {
+        link.xdp.retain(|id| !pins.replaces(*id));
+    }
     let links = preflight::resolve(&config.interfaces, &all, program_name)?;
     let links = links.into_iter().cloned().collect();
     let secret = Secret::load_or_create(&config.secret_file)?;
@@ -58,6 +69,7 @@ pub fn prepare(config: Config) -> Result<Prepared> {
         kernel_release: facts.kernel_release,
         links,
         secret,
+        pins,
     })
 }
 
@@ -73,57 +85,89 @@ impl Prepared {
     ///
     /// # Errors
     /// Says what the kernel refuses.
-    pub fn load(self) -> Result<Loaded> {
+    pub fn load(mut self) -> Result<Loaded> {
         log::info!(
             "kernel {} has what it takes: {} and tcx; loading the programs",
             self.kernel_release,
             ASSIGN_TCP_REQSK.name
         );
         let object = Object::new(self.kernel)?;
-        let mut ebpf = object.load(self.config.verify_syn_checksum)?;
+        let (mut ebpf, maps) = object.load(self.config.verify_syn_checksum, &self.pins)?;
+        self.pins.pin_maps(&ebpf, &maps)?;
         let datapath = Datapath::take(&mut ebpf)?;
-        let mut protection = Protection::start(datapath, self.secret.clone(), unix_s()?)?;
+        let (secret, unix_s) = (self.secret.clone(), unix_s()?);
+        let adopted = !maps.is_empty();
+        let mut protection = if adopted {
+            Protection::adopt(datapath, secret, unix_s, self.pins.claimed())?
+        } else {
+            Protection::start(datapath, secret, unix_s)?
+        };
+        if self.pins.has_foreign_maps() {
+            log::warn!(
+                "the data path before this one is of another version of levee: its programs are \
+                 replaced, and all counters start at zero"
+            );
+        }
+        thread::sleep(protection.grace_left(Instant::now()));
         protection.publish(&self.config.services, &offer(&self.links)?)?;
         Ok(Loaded {
             ebpf,
             prepared: self,
             protection,
+            adopted,
         })
     }
 }
 
 impl Loaded {
-    /// Attaches the programs to the interfaces: from here on SYNs are answered. The programs stay
-    /// as long as the result does.
+    /// Attaches the programs to the interfaces, or puts them in the place of those of an earlier
+    /// controller: from here on SYNs are answered. The programs stay as long as the result does, or
+    /// longer, where they are pinned.
     ///
     /// # Errors
-    /// Says what the kernel refuses; then none is left attached.
+    /// Says what the kernel refuses; then nothing that was not there before is left attached.
     pub fn attach(mut self) -> Result<Running> {
+        self.start_counters()?;
         // As TC before XDP on the interfaces themselves: nobody is to be answered who could not be
         // admitted.
         let mut vlans = Vlans::new(self.prepared.links.iter().map(|link| link.index));
-        vlans.update(&mut self.ebpf, &links()?);
+        vlans.update(&mut self.ebpf, &mut self.prepared.pins, &links()?);
         let wanted = &self.prepared.config.interfaces;
         let attachments = self.prepared.links.iter().zip(wanted);
         let attachments = attachments
-            .map(|(link, interface)| Attachment::new(&mut self.ebpf, link, interface.attach))
+            .map(|(link, interface)| {
+                let pins = &mut self.prepared.pins;
+                Attachment::new(&mut self.ebpf, link, interface.attach, pins)
+            })
             .collect::<Result<Vec<_>>>()?;
+        self.prepared.pins.settle()?;
         let services = self.prepared.config.services.iter();
         // After attaching: whoever closes from now on is seen doing so.
         match closing::marks(&services.map(|service| service.address).collect()) {
-            Ok(marks) => self.protection.note_closing(&marks)?,
+            Ok(marks) => self.protection.note_closing(marks)?,
             Err(error) => log::warn!(
                 "clients whose last connection is in TIME_WAIT cannot use its port again for a \
                  minute: {error:#}"
             ),
         }
-        Ok(Running::new(
-            self.protection,
-            self.ebpf,
+        let programs = Programs {
             attachments,
             vlans,
-            unix_s()?,
-        ))
+            ebpf: self.ebpf,
+            pins: self.prepared.pins,
+            adopted: self.adopted,
+        };
+        Ok(Running::new(self.protection, programs, unix_s()?))
+    }
+
+    /// Of interfaces that an earlier controller was attached to, the counters go on.
+    fn start_counters(&mut self) -> Result<()> {
+        let Prepared { links, pins, .. } = &self.prepared;
+        let new = links.iter().filter(|link| pins.mode(link.index).is_none());
+        for link in new {
+            self.protection.reset_iface(iface_slot(link.index))?;
+        }
+        Ok(())
     }
 }
 

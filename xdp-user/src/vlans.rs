@@ -4,24 +4,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anyhow::{Context as _, Result};
-use aya::{
-    Ebpf,
-    programs::{
-        LinkOrder, TcAttachType,
-        tc::{SchedClassifierLink, TcAttachOptions},
-    },
+use anyhow::Result;
+use aya::{Ebpf, programs::tc::SchedClassifierLink};
+
+use crate::{
+    attach, loader,
+    netlink::link::Link,
+    pins::{self, Attached, Pins},
 };
 
-use crate::{loader, netlink::link::Link};
-
-/// The TC programs on VLAN devices; dropping it takes them off.
+/// The TC programs on VLAN devices.
 #[derive(Debug)]
 pub struct Vlans {
     /// Indexes of the protected interfaces.
     interfaces: BTreeSet<u32>,
     /// By index of the device; `None` where the kernel refused, which has been said.
-    devices: HashMap<u32, Option<SchedClassifierLink>>,
+    devices: HashMap<u32, Option<Attached<SchedClassifierLink>>>,
 }
 
 impl Vlans {
@@ -36,15 +34,17 @@ impl Vlans {
 
     /// Attaches to those VLAN devices among `links` that are new, and forgets those that are gone.
     /// What the kernel refuses is logged, once.
-    pub fn update(&mut self, ebpf: &mut Ebpf, links: &[Link]) {
+    pub fn update(&mut self, ebpf: &mut Ebpf, pins: &mut Pins, links: &[Link]) {
         let wanted: Vec<_> = devices(&self.interfaces, links).collect();
-        self.devices
-            .retain(|index, _| wanted.iter().any(|link| link.index == *index));
-        for link in wanted {
+        let is_gone = |index: &u32| !wanted.iter().any(|(link, _)| link.index == *index);
+        let gone = self.devices.extract_if(|index, _| is_gone(index));
+        gone.filter_map(|(_, attached)| attached)
+            .for_each(Attached::detach);
+        for (link, interface) in wanted {
             if self.devices.contains_key(&link.index) {
                 continue;
             }
-            let attached = match attach(ebpf, link) {
+            let attached = match attach(ebpf, pins, link, interface) {
                 Ok(attached) => {
                     log::info!("attached to VLAN device {}", link.name);
                     Some(attached)
@@ -61,27 +61,36 @@ impl Vlans {
             self.devices.insert(link.index, attached);
         }
     }
+
+    /// Takes the programs off.
+    pub fn detach(&mut self) {
+        let devices = self.devices.drain();
+        devices
+            .filter_map(|(_, attached)| attached)
+            .for_each(Attached::detach);
+    }
 }
 
-/// The VLAN devices directly on top of `interfaces`.
-fn devices<'a>(interfaces: &BTreeSet<u32>, links: &'a [Link]) -> impl Iterator<Item = &'a Link> {
-    links.iter().filter(|link| {
-        link.vlan_of
-            .is_some_and(|lower| interfaces.contains(&lower))
+/// The VLAN devices directly on top of `interfaces`, and on which.
+fn devices<'a>(
+    interfaces: &BTreeSet<u32>,
+    links: &'a [Link],
+) -> impl Iterator<Item = (&'a Link, u32)> {
+    links.iter().filter_map(|link| {
+        let lower = link.vlan_of?;
+        interfaces.contains(&lower).then_some((link, lower))
     })
 }
 
-fn attach(ebpf: &mut Ebpf, link: &Link) -> Result<SchedClassifierLink> {
+fn attach(
+    ebpf: &mut Ebpf,
+    pins: &mut Pins,
+    link: &Link,
+    interface: u32,
+) -> Result<Attached<SchedClassifierLink>> {
+    let name = pins::tc_inner_name(link.index);
     let program = loader::tc_inner_program(ebpf)?;
-    let id = program
-        .attach_with_options(
-            &link.name,
-            TcAttachType::Ingress,
-            // Before other programs, which might redirect what has to be admitted here.
-            TcAttachOptions::TcxOrder(LinkOrder::first()),
-        )
-        .with_context(|| format!("cannot attach the TC program to VLAN device {}", link.name))?;
-    Ok(program.take_link(id)?)
+    attach::attach_tc(program, link, pins, &name, interface)
 }
 
 #[cfg(test)]
@@ -111,7 +120,7 @@ mod tests {
             link(7, Some(2)),
         ];
         let protected = BTreeSet::from([2]);
-        let found = devices(&protected, &links).map(|link| link.index);
-        assert_eq!(found.collect::<Vec<_>>(), [4, 7]);
+        let found = devices(&protected, &links).map(|(link, lower)| (link.index, lower));
+        assert_eq!(found.collect::<Vec<_>>(), [(4, 2), (7, 2)]);
     }
 }

@@ -5,6 +5,7 @@ mod common;
 mod flooded;
 mod handshake;
 mod keys;
+mod lifecycle;
 mod listeners;
 mod options;
 mod pages;

@@ -112,7 +112,20 @@ fn over_stacked_vlan_devices() {
         return;
     };
     add_devices(&lab, &QINQ);
-    pages_come(&lab, &protect(&lab));
+    let mut levee = protect(&lab);
+    pages_come(&lab, &levee);
+    // The next one takes over what is on the devices, too.
+    levee.kill().unwrap();
+    levee.start_again().unwrap();
+    let former = Counted::read(&levee);
+    former.assert_admitted(2);
+    let addresses = ADDRESSES.map(|(host, ..)| (host.parse::<IpAddr>().unwrap(), PORT).into());
+    let _server = Nginx::start(&lab.host, &addresses).unwrap();
+    for address in addresses {
+        let (status, page) = get_in(&lab.client, address, "/", LIMIT).unwrap();
+        assert_eq!((status, page.as_str()), (200, PAGE), "{address}");
+    }
+    Counted::read(&levee).assert_admitted(4);
 }
 
 #[test]

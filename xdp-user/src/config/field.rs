@@ -15,6 +15,9 @@ const INTERFACE_NAME_LEN_MAX: usize = 15;
 /// Longest path of a Unix socket, bytes: `sun_path` less the terminating zero.
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
+/// What switches something off that otherwise has a value.
+const OFF: &str = "off";
+
 /// Characters of a refused value that are shown.
 const FOUND_LEN_MAX: usize = 100;
 
@@ -85,7 +88,7 @@ fn has_zone(address: SocketAddr) -> bool {
 
 /// Where the metrics server listens; `None` for "off".
 pub(super) fn metrics_listen(text: &str) -> Judged<Option<SocketAddr>> {
-    if text == "off" {
+    if text == OFF {
         return Ok(None);
     }
     match text.parse::<SocketAddr>() {
@@ -214,6 +217,34 @@ pub(super) fn typed_path(
     let path = absolute(&typed).unwrap_or(typed);
     judge(&path)?;
     Ok(path)
+}
+
+/// The directory of pins; `None` for "off". A BPF file system has no names with dots.
+pub(super) fn pin_dir(text: &str) -> Judged<Option<PathBuf>> {
+    judge_pin_dir(text.into())
+}
+
+/// As [`pin_dir`], on the command line, where the path may be relative.
+pub(super) fn typed_pin_dir(typed: PathBuf) -> Judged<Option<PathBuf>> {
+    if typed == Path::new(OFF) {
+        return Ok(None);
+    }
+    judge_pin_dir(absolute(&typed).unwrap_or(typed))
+}
+
+fn judge_pin_dir(path: PathBuf) -> Judged<Option<PathBuf>> {
+    if path == Path::new(OFF) {
+        return Ok(None);
+    }
+    let has_dot = path.as_os_str().as_encoded_bytes().contains(&b'.');
+    if judge_path(&path).is_ok() && !has_dot {
+        return Ok(Some(path));
+    }
+    Err(refusal(
+        found(&path),
+        "\"off\", or the absolute path of a directory on a BPF file system, without dots, such as \
+         \"/sys/fs/bpf/levee/eth0\"",
+    ))
 }
 
 fn found(path: &Path) -> String {

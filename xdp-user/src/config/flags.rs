@@ -6,6 +6,7 @@ use super::{
     CONTROL_SOCKET, Config, ConfigError, Interface, METRICS_LISTEN, ProxyGlobals, SECRET_FILE,
     SpliceGlobals, error::Problems, field, validate,
 };
+use crate::pins;
 
 /// The flags of `levee run` that stand in for a file, as typed.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Flags {
     pub secret_file: Option<PathBuf>,
     /// `--control-socket`.
     pub control_socket: Option<PathBuf>,
+    /// `--pin-dir`.
+    pub pin_dir: Option<PathBuf>,
 }
 
 impl Flags {
@@ -58,10 +61,16 @@ impl Flags {
                 field::judge_socket_path,
             ),
         );
+        let control_socket = control_socket.unwrap_or_default();
+        let pin_dir = match self.pin_dir {
+            None => Some(Some(pins::default_directory(&control_socket))),
+            Some(typed) => judge(&mut problems, "--pin-dir", field::typed_pin_dir(typed)),
+        };
         problems.finish("command line")?;
         Ok(Config {
             secret_file: secret_file.unwrap_or_default(),
-            control_socket: control_socket.unwrap_or_default(),
+            control_socket,
+            pin_dir: pin_dir.flatten(),
             verify_syn_checksum: true,
             metrics_listen: metrics_listen.flatten(),
             interfaces,

@@ -51,6 +51,10 @@ pub struct Config {
     pub secret_file: PathBuf,
     /// Unix socket for `levee status` and `levee reload`. Default [`CONTROL_SOCKET`].
     pub control_socket: PathBuf,
+    /// Directory on a BPF file system where the data path is pinned, so that it outlives levee's
+    /// process; `None` for off. Default: [one of the control socket's
+    /// own](crate::pins::default_directory).
+    pub pin_dir: Option<PathBuf>,
     /// Whether a SYN with a wrong TCP checksum is dropped instead of answered. Default true: a
     /// NIC that verifies checksums does so for the kernel, not for XDP.
     pub verify_syn_checksum: bool,

@@ -19,6 +19,7 @@ pub(super) type Field = Option<Spanned<Value>>;
 pub(super) struct File {
     pub(super) secret_file: Field,
     pub(super) control_socket: Field,
+    pub(super) pin_dir: Field,
     pub(super) verify_syn_checksum: Field,
     pub(super) metrics: Option<Metrics>,
     pub(super) proxy: Option<Proxy>,

@@ -19,6 +19,8 @@ fn defaults_are_the_documented_ones() {
     let config = Config::parse("levee.toml", MINIMAL).unwrap();
     assert_eq!(config.secret_file, Path::new(SECRET_FILE));
     assert_eq!(config.control_socket, Path::new(CONTROL_SOCKET));
+    let pins = "/sys/fs/bpf/levee/run-levee-levee%2Esock";
+    assert_eq!(config.pin_dir.as_deref(), Some(Path::new(pins)));
     assert!(config.verify_syn_checksum);
     assert_eq!(config.metrics_listen, Some(METRICS_LISTEN.parse().unwrap()));
     assert_eq!(config.interfaces[0].attach, Attach::Auto);
@@ -32,6 +34,7 @@ fn everything_can_be_set() {
         r#"
             secret_file = "/etc/levee/secret"
             control_socket = "/run/l.sock"
+            pin_dir = "off"
             verify_syn_checksum = false
             metrics = { listen = "off" }
             interface = [{ name = "eth0", mode = "generic" }, { name = "eth1", mode = "native" }]
@@ -48,6 +51,7 @@ fn everything_can_be_set() {
     let expected = Config {
         secret_file: "/etc/levee/secret".into(),
         control_socket: "/run/l.sock".into(),
+        pin_dir: None,
         verify_syn_checksum: false,
         metrics_listen: None,
         interfaces: vec![
@@ -249,7 +253,8 @@ fn a_file_of_another_form_is_explained() {
         (
             r#""\u001b[31m" = 1"#,
             "1: unknown field `\\u{1b}[31m`, expected one of `secret_file`, `control_socket`, \
-             `verify_syn_checksum`, `metrics`, `proxy`, `splice`, `interface`, `service`",
+             `pin_dir`, `verify_syn_checksum`, `metrics`, `proxy`, `splice`, `interface`, \
+             `service`",
         ),
     ];
     for (text, expected) in cases {
@@ -294,6 +299,8 @@ fn paths_that_cannot_be_used_are_refused() {
             &format!("control_socket = \"{long}\""),
             "a path of at most 107 bytes",
         ),
+        ("pin_dir = \"levee\"", "\"off\", or the absolute path"),
+        ("pin_dir = \"/sys/fs/bpf/a.b\"", "without dots"),
         ("[[interface]]\nname = \"a\\u001b\"", "an interface name"),
     ] {
         let error = errors(line);
@@ -373,6 +380,7 @@ fn the_command_line_is_judged_by_the_same_rules() {
         metrics: Some("nowhere".into()),
         secret_file: Some("".into()),
         control_socket: Some("/tmp/..".into()),
+        pin_dir: Some("/a.b".into()),
     };
     let text = flags.into_config().unwrap_err().to_string();
     for part in [
@@ -381,6 +389,7 @@ fn the_command_line_is_judged_by_the_same_rules() {
         "command line: --metrics: found \"nowhere\", allowed: \"off\"",
         "command line: --secret-file: found \"\", allowed: the absolute path of a file",
         "command line: --control-socket: found \"/tmp/..\", allowed: the absolute path of a file",
+        "command line: --pin-dir: found \"/a.b\", allowed: \"off\", or the absolute path",
     ] {
         assert!(text.contains(part), "{text}");
     }
@@ -390,8 +399,10 @@ fn the_command_line_is_judged_by_the_same_rules() {
         metrics: Some("off".into()),
         secret_file: Some("/tmp/secret".into()),
         control_socket: Some("levee.sock".into()),
+        pin_dir: Some("off".into()),
     };
     let config = flags.into_config().unwrap();
+    assert_eq!(config.pin_dir, None);
     assert_eq!(config.services[1].name, "[2001:db8::1]:80");
     assert_eq!(config.metrics_listen, None);
     assert_eq!(config.secret_file, Path::new("/tmp/secret"));

@@ -16,6 +16,7 @@ use super::{
     field::{self, ServiceMode, refusal},
     raw, units,
 };
+use crate::pins;
 
 mod backends;
 mod check;
@@ -47,6 +48,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
         raw.control_socket,
         field::socket_path,
     );
+    let pin_dir = string(reader, "pin_dir", raw.pin_dir, field::pin_dir);
     let verify = boolean(reader, "verify_syn_checksum", raw.verify_syn_checksum);
     let metrics = raw.metrics.unwrap_or_default().listen;
     let metrics = string(reader, "metrics.listen", metrics, field::metrics_listen)
@@ -63,9 +65,12 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, ConfigError> {
     let services = services(reader, "service.address", listed);
     pooled(reader, &services, backends);
     problems.finish(file)?;
+    let control_socket = control_socket.unwrap_or_else(|| CONTROL_SOCKET.into());
+    let own_pin_dir = || Some(pins::default_directory(&control_socket));
     Ok(Config {
         secret_file: secret_file.unwrap_or_else(|| SECRET_FILE.into()),
-        control_socket: control_socket.unwrap_or_else(|| CONTROL_SOCKET.into()),
+        pin_dir: pin_dir.unwrap_or_else(own_pin_dir),
+        control_socket,
         verify_syn_checksum: verify.unwrap_or(true),
         metrics_listen: metrics,
         interfaces,

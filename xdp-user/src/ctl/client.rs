@@ -3,13 +3,14 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, absolute},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::{LINE_LEN_MAX, Request, Response};
+use crate::pins;
 
 /// How long levee may take to answer. A reload waits for the one before it to settle.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -21,11 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub fn request(socket: &Path, request: Request) -> Result<Response> {
     let stream = UnixStream::connect(socket).map_err(|error| {
         let reason = match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "is levee running? If it was given another control socket, name it with --socket"
-            }
-            io::ErrorKind::PermissionDenied => "only the user levee runs as may (try sudo)",
-            _ => "the system refuses",
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => nobody_answers(socket),
+            io::ErrorKind::PermissionDenied => "only the user levee runs as may (try sudo)".into(),
+            _ => "the system refuses".into(),
         };
         anyhow!(error).context(format!(
             "cannot reach levee at {}: {reason}",
@@ -37,6 +36,21 @@ pub fn request(socket: &Path, request: Request) -> Result<Response> {
     match answer {
         Response::Error(error) => bail!("{error}"),
         answer => Ok(answer),
+    }
+}
+
+/// Why nobody answers there.
+fn nobody_answers(socket: &Path) -> String {
+    let pins = absolute(socket).map(|socket| pins::default_directory(&socket));
+    match pins {
+        Ok(pins) if pins.exists() => format!(
+            "levee does not run, but its data path goes on, pinned at {}: start levee again, or \
+             take the data path off with `levee detach`",
+            pins.display()
+        ),
+        _ => {
+            "is levee running? If it was given another control socket, name it with --socket".into()
+        }
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Status {
     pub uptime_s: f64,
     /// Whether SYNs are answered on every interface.
     pub active: bool,
+    /// Whether the data path was taken over from an earlier levee, with its counters.
+    #[serde(default)]
+    pub adopted: bool,
     /// Epoch whose key makes the cookies.
     pub key_epoch: u64,
     /// Whether the last attempt to read the configuration succeeded.
@@ -124,6 +127,7 @@ impl Status {
             pid: std::process::id(),
             uptime_s: snapshot.uptime_s,
             active: snapshot.active(),
+            adopted: snapshot.adopted,
             key_epoch: snapshot.key_epoch,
             last_reload_successful: snapshot.reload.successful,
             last_reload_success_unix_s: snapshot.reload.succeeded_unix_s,

@@ -43,8 +43,13 @@ fn head(status: &Status) -> String {
     } else {
         "The last reload FAILED: the configuration before it is in force.\n"
     };
+    let adopted = if status.adopted {
+        "It took the data path over from an earlier levee, whose counters go on.\n"
+    } else {
+        ""
+    };
     format!(
-        "levee {} (pid {}), up {}, cookie key epoch {}: {state}\n{reload}",
+        "levee {} (pid {}), up {}, cookie key epoch {}: {state}\n{adopted}{reload}",
         status.version,
         status.pid,
         duration(status.uptime_s as u64),

@@ -14,6 +14,12 @@ pub struct KeyState {
 }
 
 impl KeyState {
+    /// The key that new cookies are made with.
+    #[must_use]
+    pub const fn current(&self) -> Key {
+        self.keys[self.slot as usize]
+    }
+
     const fn other(&self) -> usize {
         (self.slot ^ 1) as usize
     }
@@ -38,7 +44,7 @@ pub fn steps(from: KeyState, to: KeyState) -> Vec<KeyState> {
         }
     };
     step(&|s| s.keys[s.other()] = to.keys[s.other()]);
-    if from.keys[from.slot as usize] != to.keys[from.slot as usize] {
+    if from.current() != to.keys[from.slot as usize] {
         step(&|s| s.slot ^= 1);
         step(&|s| s.keys[s.other()] = to.keys[s.other()]);
     }

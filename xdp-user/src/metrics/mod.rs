@@ -104,6 +104,12 @@ fn state(snapshot: &Snapshot) -> Vec<MetricFamily> {
         .with(&[], snapshot.key_epoch as f64)
         .build(),
         Family::gauge(
+            "levee_datapath_adopted",
+            "Whether the data path was taken over from an earlier levee, with its counters.",
+        )
+        .with(&[], flag(snapshot.adopted))
+        .build(),
+        Family::gauge(
             "levee_config_last_reload_successful",
             "Whether the last attempt to read the configuration succeeded.",
         )

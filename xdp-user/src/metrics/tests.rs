@@ -21,6 +21,7 @@ fn every_value_has_its_line() {
         "levee_build_info{version=\"0.1.0\"} 1",
         "levee_bpf_map_pressure{map=\"SERVICES\"} 0.25",
         "levee_cookie_key_epoch 27000000",
+        "levee_datapath_adopted 1",
         "levee_config_last_reload_successful 1",
         "levee_config_last_reload_success_timestamp_seconds 1700000000",
         "levee_xdp_mode{interface=\"eth0\",mode=\"native\"} 1",

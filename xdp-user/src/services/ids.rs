@@ -35,6 +35,16 @@ impl Default for Ids {
 }
 
 impl Ids {
+    /// Slots that are in use already, by service.
+    #[must_use]
+    pub fn adopted(assigned: HashMap<SocketAddr, u16>) -> Self {
+        let mut free = Self::default().free;
+        for id in assigned.values() {
+            free.remove(id);
+        }
+        Self { assigned, free }
+    }
+
     /// Chooses slots for `services`, each at most once, at most [`SERVICES_MAX`].
     ///
     /// Slots of services that are no longer there are not given away yet: until the new table is

@@ -1,9 +1,9 @@
 //! Two generations of buckets, of which the data path reads one while the other is written.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, net::SocketAddr};
 
 use xdp_common::{
-    abi::{BUCKET_ENTRIES, BUCKETS, ServiceBucket, ServiceEntry},
+    abi::{BUCKET_ENTRIES, BUCKETS, KIND_SERVICE, ServiceBucket, ServiceEntry},
     service::bucket,
 };
 
@@ -72,6 +72,26 @@ impl Default for Table {
 }
 
 impl Table {
+    /// A table whose content is in the data path already: the buckets of both generations, their
+    /// seeds, and which of them is live, 0 or 1.
+    #[must_use]
+    pub fn adopted(mut buckets: Vec<ServiceBucket>, seeds: [u64; 2], live: u32) -> Self {
+        buckets.resize(2 * BUCKETS as usize, ServiceBucket::default());
+        let second = buckets.split_off(BUCKETS as usize);
+        Self {
+            generations: [buckets, second],
+            seeds,
+            live: (live & 1) as usize,
+        }
+    }
+
+    /// The services in the generation that is live, and their slots in `SERVICE_STATS`.
+    pub fn services(&self) -> impl Iterator<Item = (SocketAddr, u16)> {
+        let entries = self.generations[self.live].iter().flat_map(|b| &b.entries);
+        let services = entries.filter(|entry| entry.kind == KIND_SERVICE);
+        services.map(|entry| (SocketAddr::new(entry.addr.to_ip(), entry.port), entry.id))
+    }
+
     /// Plans a table with these entries.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ pub(crate) fn packets(base: u64) -> Packets {
 pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         uptime_s: 3725.5,
+        adopted: true,
         key_epoch: 27_000_000,
         reload: Reload {
             successful: true,

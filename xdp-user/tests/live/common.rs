@@ -16,6 +16,7 @@ use levee::{
     netlink::link::{Link, links},
 };
 use nix::{
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
@@ -31,8 +32,9 @@ const SOON: Duration = Duration::from_secs(30);
 /// The metrics address unless a test chooses another. Every namespace has its own.
 pub(crate) const METRICS: &str = "127.0.0.1:9977";
 
-/// A network namespace of this thread, with a veth pair `lv0` - `lv1`, and a directory for files.
-/// The kernel removes the namespace when the thread and what it started have ended.
+/// A network namespace of this thread, with a veth pair `lv0` - `lv1`, a BPF file system for its
+/// pins, and a directory for files. The kernel removes namespace and pins when the thread and what
+/// it started have ended.
 pub(crate) struct Lab {
     dir: TempDir,
 }
@@ -40,7 +42,9 @@ pub(crate) struct Lab {
 impl Lab {
     /// Moves this thread into a new namespace. Needs root.
     pub(crate) fn new() -> Self {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root, to make a network namespace");
+        let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+        unshare(flags).expect("root, to make namespaces");
+        mount_bpffs();
         ip("link set lo up");
         ip("link add lv0 type veth peer name lv1");
         for name in ["lv0", "lv1"] {
@@ -117,6 +121,15 @@ impl Lab {
         }
         levee
     }
+}
+
+/// Mounts a BPF file system in the mount namespace of this thread.
+fn mount_bpffs() {
+    let nothing = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, private, nothing).unwrap();
+    let flags = MsFlags::empty();
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), flags, nothing).unwrap();
 }
 
 /// A running levee; killed when dropped.

@@ -7,6 +7,7 @@ mod common;
 mod dns_server;
 #[path = "../../src/reap/leaking_server.rs"]
 mod leaking_server;
+mod pins;
 #[path = "../../src/metrics/promtool.rs"]
 mod promtool;
 mod proxy;

@@ -20,7 +20,8 @@ fn an_unknown_interface() {
 fn an_interface_that_is_taken() {
     let lab = Lab::new();
     let running = lab.start(&mut lab.run_flags(""));
-    let text = refusal(&mut lab.run_flags("--metrics off"));
+    let other = Lab::beside(&lab);
+    let text = refusal(&mut other.run_flags("--metrics off"));
     let id = link("lv0").xdp[0];
     let expected = format!("attached to lv0 already: \"levee_xdp\" (id {id})");
     assert!(text.contains(&expected), "{text}");
@@ -31,7 +32,7 @@ fn an_interface_that_is_taken() {
 fn a_control_socket_that_is_taken() {
     let lab = Lab::new();
     let running = lab.start(&mut lab.run_flags("--metrics off"));
-    let mut second = levee("run --iface lv1 --protect 192.0.2.1:80 --metrics off");
+    let mut second = levee("run --iface lv1 --protect 192.0.2.1:80 --metrics off --pin-dir off");
     second.arg("--secret-file").arg(lab.path("secret"));
     second.arg("--control-socket").arg(lab.path("levee.sock"));
     let text = refusal(&mut second);
