@@ -6,3 +6,5 @@ pub mod handshakes;
 mod host;
 mod median;
 pub mod proxy;
+mod search;
+pub mod splice;

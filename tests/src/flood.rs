@@ -28,7 +28,7 @@ use crate::{
     netns::Netns,
     object::Object,
     scheduling::{busy_cpus, pin_thread, set_nice},
-    switch::FateMap,
+    switch::Chance,
 };
 
 /// Longest a flood may be asked to last.
@@ -80,7 +80,7 @@ pub struct Injection<'a> {
     /// Source and destination MAC.
     pub macs: [[u8; 6]; 2],
     /// Where the share of frames lost is written, for the client to lose as many.
-    pub(crate) shared_fate: FateMap,
+    pub(crate) chance: Chance,
 }
 
 /// A running flood; dropping it stops it.
@@ -135,10 +135,10 @@ impl Flood {
             .name("levee-lab-flood".into())
             .spawn({
                 let (netns, shared) = (injection.netns.clone(), Arc::clone(&shared));
-                let (interface, map) = (injection.interface.to_owned(), injection.shared_fate);
+                let (interface, chance) = (injection.interface.to_owned(), injection.chance);
                 move || {
                     settle(&netns)?;
-                    let mut fate = SharedFate::start(&interface, map)?;
+                    let mut fate = SharedFate::start(&interface, chance)?;
                     // Only a caller that has given up is gone, and it needs no news.
                     ready.send(()).ok();
                     generator.send(&spec, &shared, &mut fate)

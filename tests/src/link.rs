@@ -24,9 +24,19 @@ pub struct End<'a> {
     pub name: &'a str,
     /// MAC address as text.
     pub mac: &'a str,
-    /// The CPU that processes what this end receives, on a kernel thread of its own; without it
-    /// veth does so on the sender's CPU, in the sender's time.
-    pub receive_cpu: Option<usize>,
+    /// Where what this end receives is processed.
+    pub receive: Receive,
+}
+
+/// Where what a veth receives is processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// On the sender's CPU, in the sender's time: what veth does by itself.
+    InSender,
+    /// On a kernel thread, on whichever CPU is free.
+    OnThread,
+    /// On a kernel thread pinned to this CPU.
+    OnCpu(usize),
 }
 
 /// Makes a veth pair, both ends up, with:
@@ -35,7 +45,7 @@ pub struct End<'a> {
 /// - VLAN tags in the frame instead of beside it, where XDP could not see them;
 /// - GRO on, because only then does veth accept redirected frames without an XDP program.
 ///
-/// Returns the threads that receive for each end that has a CPU for it.
+/// Returns the threads that receive for each end that has one.
 ///
 /// # Errors
 /// Fails when `ip` or `ethtool` do.
@@ -58,8 +68,11 @@ pub fn veth(a: End<'_>, b: End<'_>, mtu: u32) -> Result<[Vec<Pid>; 2]> {
     }
     let mut threads = [Vec::new(), Vec::new()];
     for ((end, name), threads) in [(a, &a_name), (b, &b_name)].into_iter().zip(&mut threads) {
-        if let Some(cpu) = end.receive_cpu {
-            *threads = pin_receive(end.netns, name, cpu)?;
+        if end.receive != Receive::InSender {
+            *threads = receive_on_thread(end.netns, name)?;
+        }
+        if let Receive::OnCpu(cpu) = end.receive {
+            threads.iter().try_for_each(|id| pin_thread(*id, cpu))?;
         }
         end.netns
             .tool(&format!("ip link set {name} name {}", end.name))?;
@@ -129,15 +142,15 @@ pub fn transmitted_here(name: &str) -> Result<Transmitted> {
     })
 }
 
-/// Moves the interface's NAPI to a kernel thread and pins that. The thread carries the name that
-/// the interface has now, which is how it is found: so the name must be unique on the machine.
-fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<Vec<Pid>> {
+/// Moves the interface's NAPI to a kernel thread. The thread carries the name that the interface has
+/// now, which is how it is found: so the name must be unique on the machine.
+fn receive_on_thread(netns: &Netns, unique: &str) -> Result<Vec<Pid>> {
     netns.run_with_sysfs(|| {
         let path = format!("/sys/class/net/{unique}/threaded");
         fs::write(&path, "1").context("cannot enable threaded NAPI")
     })?;
     let prefix = format!("napi/{unique}-");
-    let mut pinned = Vec::new();
+    let mut threads = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let file_name = entry.context("cannot read /proc")?.file_name();
         let Some(id) = file_name.to_str().and_then(|name| name.parse().ok()) else {
@@ -147,15 +160,14 @@ fn pin_receive(netns: &Netns, unique: &str, cpu: usize) -> Result<Vec<Pid>> {
         let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
         if name.starts_with(&prefix) {
             let id = Pid::from_raw(id);
-            pin_thread(id, cpu)?;
             set_nice(id, RECEIVE_NICE)?;
-            pinned.push(id);
+            threads.push(id);
         }
     }
-    if pinned.is_empty() {
+    if threads.is_empty() {
         bail!("no kernel thread {prefix}* after enabling threaded NAPI");
     }
-    Ok(pinned)
+    Ok(threads)
 }
 
 /// An interface name that no other lab uses, at most 15 bytes.

@@ -12,6 +12,7 @@ use levee_tests::{
             self, ProxyOptions, System,
             idle::{self, IdleOptions},
         },
+        splice::{self, SpliceOptions},
     },
     demo::{self, DemoOptions},
     guest::GuestOptions,
@@ -95,6 +96,26 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Bulk data, new connections, requests, latency and CPU of `splice` mode, and of what it
+    /// replaces.
+    Splice {
+        /// How often everything is measured; medians are reported.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// How long each load lasts.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=30))]
+        seconds: u32,
+        /// What is compared.
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "direct,synproxy,haproxy,levee,splice"
+        )]
+        systems: Vec<System>,
+        /// Print JSON on standard output; progress goes to standard error.
+        #[arg(long)]
+        json: bool,
+    },
     /// Memory and CPU of the proxy for many idle connections, for levee and others. Needs file
     /// descriptors: where they do not suffice, run it in a guest.
     Idle {
@@ -169,7 +190,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 },
         } => {
             if systems.is_empty() {
-                systems = System::ALL.to_vec();
+                systems = System::PROXIES.to_vec();
             }
             let options = ProxyOptions {
                 rounds,
@@ -178,6 +199,23 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 json,
             };
             proxy::run(&options, &interrupt)?;
+        }
+        Command::Bench {
+            bench:
+                Bench::Splice {
+                    rounds,
+                    seconds,
+                    systems,
+                    json,
+                },
+        } => {
+            let options = SpliceOptions {
+                rounds,
+                seconds,
+                systems,
+                json,
+            };
+            splice::run(&options, &interrupt)?;
         }
         Command::Bench {
             bench:

@@ -1,11 +1,12 @@
 //! What stands between the flood and the server: the systems that demo and benchmarks compare.
-use std::{io::Write as _, net::SocketAddr, process::Stdio};
+use std::{fs, io::Write as _, net::SocketAddr, process::Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::XdpMode;
 
 use crate::{
     levee::Levee,
+    netns::Netns,
     object::Object,
     server::BACKLOG,
     topology::{INTERFACE, Lab},
@@ -61,7 +62,10 @@ impl System {
                 protection.levee = Some(Levee::protect(&lab.host, &[INTERFACE], services)?);
             }
             Self::Syncookies => {}
-            Self::Synproxy => configure_synproxy(lab, services)?,
+            Self::Synproxy => {
+                let port = services.first().context("no service to protect")?.port();
+                synproxy(&lab.host, "input", &[port])?;
+            }
             Self::XdpTx => protection._bare = Some(bare(lab, "lab_tx")?),
             Self::XdpDrop => protection._bare = Some(bare(lab, "lab_drop")?),
         }
@@ -94,26 +98,34 @@ fn configure_kernel(lab: &Lab) -> Result<()> {
 }
 
 /// After https://wiki.nftables.org/wiki-nftables/index.php/Synproxy: SYNs are not tracked, and what
-/// is untracked or belongs to no connection goes to the proxy. Window scale 7 and MSS 1460 are what
-/// this host's kernel would answer itself.
-fn configure_synproxy(lab: &Lab, services: &[SocketAddr]) -> Result<()> {
-    let port = services.first().context("no service to protect")?.port();
+/// is untracked or belongs to no connection goes to the proxy. MSS and window scale are what the
+/// lab's kernel would answer itself: with another scale, transfers stall. `hook` is `input` for servers in this namespace,
+/// `forward` for those behind it.
+///
+/// # Errors
+/// Quotes nft when it refuses the rules.
+pub fn synproxy(netns: &Netns, hook: &str, ports: &[u16]) -> Result<()> {
+    let ports = ports
+        .iter()
+        .map(u16::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let scale = own_window_scale()?;
     let rules = format!(
         "table inet lab {{\n\
            chain untrack {{\n\
              type filter hook prerouting priority raw; policy accept;\n\
-             tcp dport {port} tcp flags & (fin|syn|rst|ack) == syn notrack\n\
+             tcp dport {{ {ports} }} tcp flags & (fin|syn|rst|ack) == syn notrack\n\
            }}\n\
            chain proxy {{\n\
-             type filter hook input priority filter; policy accept;\n\
-             tcp dport {port} ct state invalid,untracked \
-               synproxy mss 1460 wscale 7 timestamp sack-perm\n\
+             type filter hook {hook} priority filter; policy accept;\n\
+             tcp dport {{ {ports} }} ct state invalid,untracked \
+               synproxy mss 1460 wscale {scale} timestamp sack-perm\n\
              ct state invalid drop\n\
            }}\n\
          }}\n"
     );
-    let mut nft = lab
-        .host
+    let mut nft = netns
         .command("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
@@ -132,5 +144,17 @@ fn configure_synproxy(lab: &Lab, services: &[SocketAddr]) -> Result<()> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    lab.host.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")
+    netns.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")
+}
+
+/// The window scale that this kernel offers: what its largest receive buffer takes (RFC 7323 2.2).
+fn own_window_scale() -> Result<u32> {
+    let path = "/proc/sys/net/ipv4/tcp_rmem";
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let largest: u32 = text
+        .split_whitespace()
+        .nth(2)
+        .and_then(|bytes| bytes.parse().ok())
+        .with_context(|| format!("unexpected content of {path}: {text}"))?;
+    Ok(largest.max(1).ilog2().saturating_sub(15).min(14))
 }

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::{
-    link::{End, offload_checksums, veth},
+    link::{End, Receive, offload_checksums, veth},
     netns::Netns,
     object::Object,
     scheduling::busy_cpus,
@@ -64,6 +64,11 @@ pub enum Links {
     Driver,
     /// Without XDP in drivers; levee's runs in generic mode.
     Generic,
+    /// For forwarding from XDP: drivers have it on both sides, and checksums are complete before
+    /// they are sent, because XDP forwards frames as they are. Nobody has a CPU of his own: with two
+    /// of them, client and backend would need one each, and what forwards would seem to cost
+    /// nothing.
+    Forwarding,
 }
 
 /// A running lab. Everything goes when it is dropped or the process ends.
@@ -78,7 +83,7 @@ pub struct ProxyLab {
     /// Kernel threads that receive for the proxy's interfaces.
     pub receivers: Vec<Pid>,
     scratch: TempDir,
-    _pass: Option<Object>,
+    _pass: Vec<Object>,
 }
 
 impl ProxyLab {
@@ -90,8 +95,9 @@ impl ProxyLab {
         Self::with(Links::Driver)
     }
 
-    /// Builds namespaces, links, addresses and routes. With two CPUs, what the proxy's interfaces
-    /// receive is processed on the second, what the others' receive on the first.
+    /// Builds namespaces, links, addresses and routes. What is received is processed by threads of
+    /// its own. With two CPUs, those for the proxy's interfaces are on the second, the others' on
+    /// the first; but see [`Links::Forwarding`].
     ///
     /// # Errors
     /// Fails without root, or when `ip` or `ethtool` are missing.
@@ -107,14 +113,13 @@ impl ProxyLab {
                 netns.sysctl(name, value)?;
             }
         }
-        let cpus = busy_cpus();
-        let end = |netns, name, mac, cpu| End {
+        let end = |netns, name, mac, receive| End {
             netns,
             name,
             mac,
-            receive_cpu: cpu,
+            receive,
         };
-        let (outer, inner) = (cpus.map(|(first, _)| first), cpus.map(|(_, second)| second));
+        let [outer, inner] = links.receive();
         let [_, outside] = veth(
             end(&client, INTERFACE, "02:00:00:00:78:02", outer),
             end(&proxy, INTERFACE, "02:00:00:00:78:01", inner),
@@ -125,20 +130,25 @@ impl ProxyLab {
             end(&proxy, INSIDE, "02:00:00:00:78:11", inner),
             MTU,
         )?;
-        for (netns, name) in [
-            (&client, INTERFACE),
-            (&proxy, INTERFACE),
-            (&proxy, INSIDE),
-            (&backend, INTERFACE),
-        ] {
-            offload_checksums(netns, name)?;
+        if links != Links::Forwarding {
+            for (netns, name) in [
+                (&client, INTERFACE),
+                (&proxy, INTERFACE),
+                (&proxy, INSIDE),
+                (&backend, INTERFACE),
+            ] {
+                offload_checksums(netns, name)?;
+            }
         }
-        let mut pass = None;
-        if links == Links::Driver {
-            let mut object = Object::load(&[])?;
-            object.attach_xdp(&client, INTERFACE, "lab_pass", XdpMode::Driver)?;
-            pass = Some(object);
-        }
+        let with_xdp: &[&Netns] = match links {
+            Links::Driver => &[&client],
+            Links::Generic => &[],
+            Links::Forwarding => &[&client, &backend],
+        };
+        let pass = with_xdp
+            .iter()
+            .map(|netns| pass(netns))
+            .collect::<Result<_>>()?;
         addresses(&client, INTERFACE, CLIENT)?;
         addresses(&proxy, INTERFACE, PROXY)?;
         addresses(&proxy, INSIDE, PROXY_INSIDE)?;
@@ -163,6 +173,24 @@ impl ProxyLab {
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
+}
+
+impl Links {
+    /// Where client and backend receive, and where the proxy does.
+    fn receive(self) -> [Receive; 2] {
+        match (self, busy_cpus()) {
+            (Self::Forwarding, _) => [Receive::OnThread; 2],
+            (_, None) => [Receive::InSender; 2],
+            (_, Some((first, second))) => [Receive::OnCpu(first), Receive::OnCpu(second)],
+        }
+    }
+}
+
+/// An XDP program that passes everything, on a namespace's interface.
+fn pass(netns: &Netns) -> Result<Object> {
+    let mut object = Object::load(&[])?;
+    object.attach_xdp(netns, INTERFACE, "lab_pass", XdpMode::Driver)?;
+    Ok(object)
 }
 
 /// The IPv4 addresses that the client has besides [`CLIENT`].

@@ -3,13 +3,15 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
-use socket2::SockRef;
+use anyhow::{Context as _, Result};
+use nix::{ifaddrs::getifaddrs, sys::socket::bind};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::netns::Netns;
 
@@ -106,6 +108,25 @@ impl Drop for Server {
             thread.join().expect("the server does not panic");
         }
     }
+}
+
+/// A socket that sends and receives whole frames on an interface; reads give up after 100 ms.
+///
+/// # Errors
+/// Fails without root, and when the interface does not exist.
+pub fn packet_socket(netns: &Netns, interface: &str) -> Result<Socket> {
+    const ETH_P_ALL: u16 = 3;
+    netns.run(|| {
+        let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+        let link = getifaddrs()?
+            .filter(|found| found.interface_name == interface)
+            .find_map(|found| found.address?.as_link_addr().copied())
+            .with_context(|| format!("no interface {interface} in {}", netns.name()))?;
+        bind(socket.as_raw_fd(), &link)?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        Ok(socket)
+    })
 }
 
 /// One of the kernel's counters of a namespace, by its name in `nstat`.

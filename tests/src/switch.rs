@@ -1,4 +1,4 @@
-//! Control of the switch program between the lab's namespaces: counters and the loss rule.
+//! Control of the switch program between the lab's namespaces: counters, and what is lost.
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +11,7 @@ use aya::{
 };
 
 use crate::{
-    abi::{counter, loss},
+    abi::{counter, direction, loss},
     link::ifindex,
     netns::Netns,
     object::Object,
@@ -36,6 +36,8 @@ pub struct Counters {
     pub lost: u64,
     /// Frames from the client that were lost because the link loses that share of the flood.
     pub lost_in_flood: u64,
+    /// Frames to the client that were lost, by its loss rule or by chance.
+    pub lost_to_client: u64,
 }
 
 impl Counters {
@@ -46,7 +48,25 @@ impl Counters {
     }
 }
 
-/// Which segments from the client are lost on the way.
+/// A way through the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the host.
+    ToHost,
+    /// From the host to the client.
+    ToClient,
+}
+
+impl Direction {
+    const fn number(self) -> u32 {
+        match self {
+            Self::ToHost => direction::TO_HOST,
+            Self::ToClient => direction::TO_CLIENT,
+        }
+    }
+}
+
+/// Which segments are lost on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LossRule {
     /// TCP flag bits that are compared (see [`tcp_flag`](crate::abi::tcp_flag)).
@@ -76,25 +96,26 @@ pub enum Payload {
 #[derive(Debug)]
 pub struct Switch {
     object: Object,
-    shared_fate: FateMap,
+    chance: Chance,
 }
 
-/// Sets the probability with which a frame from the client is lost along with the flood.
+/// Sets the probability with which frames are lost.
 #[derive(Clone)]
-pub(crate) struct FateMap(Arc<Mutex<Array<MapData, u32>>>);
+pub(crate) struct Chance(Arc<Mutex<Array<MapData, u32>>>);
 
-impl FateMap {
+impl Chance {
     /// `probability` is clamped to 0 to 1.
-    pub(crate) fn set(&self, probability: f64) -> Result<()> {
+    pub(crate) fn set(&self, direction: Direction, probability: f64) -> Result<()> {
         let units = (probability * f64::from(u32::MAX)) as u32;
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.set(0, units, 0).context("cannot set the client's loss")
+        map.set(direction.number(), units, 0)
+            .context("cannot set the switch's loss")
     }
 }
 
-impl fmt::Debug for FateMap {
+impl fmt::Debug for Chance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("FateMap")
+        f.write_str("Chance")
     }
 }
 
@@ -113,16 +134,24 @@ impl Switch {
         object.attach_xdp(netns, client_link, "lab_loss", XdpMode::Driver)?;
         let map = object
             .ebpf()
-            .take_map("LAB_SHARED_FATE")
-            .context("no map LAB_SHARED_FATE")?;
+            .take_map("LAB_CHANCE")
+            .context("no map LAB_CHANCE")?;
         Ok(Self {
             object,
-            shared_fate: FateMap(Arc::new(Mutex::new(map.try_into()?))),
+            chance: Chance(Arc::new(Mutex::new(map.try_into()?))),
         })
     }
 
-    pub(crate) fn shared_fate(&self) -> FateMap {
-        self.shared_fate.clone()
+    pub(crate) fn chance(&self) -> Chance {
+        self.chance.clone()
+    }
+
+    /// Loses frames of one direction by chance, with this probability, 0 to 1.
+    ///
+    /// # Errors
+    /// Fails when the map cannot be written.
+    pub fn set_chance(&self, direction: Direction, probability: f64) -> Result<()> {
+        self.chance.set(direction, probability)
     }
 
     /// Reads the counters.
@@ -146,22 +175,24 @@ impl Switch {
             to_host: sum(counter::TO_HOST)?,
             lost: sum(counter::LOST)?,
             lost_in_flood: sum(counter::LOST_IN_FLOOD)?,
+            lost_to_client: sum(counter::LOST_TO_CLIENT)?,
         })
     }
 
-    /// Replaces the loss rule; `None` loses nothing.
+    /// Replaces the loss rule of one direction; `None` loses nothing.
     ///
     /// # Errors
     /// Fails when the map cannot be written.
-    pub fn set_loss(&mut self, rule: Option<LossRule>) -> Result<()> {
+    pub fn set_loss(&mut self, direction: Direction, rule: Option<LossRule>) -> Result<()> {
         let map = self
             .object
             .ebpf()
             .map_mut("LAB_LOSS")
             .context("no map LAB_LOSS")?;
         let mut map: Array<_, u32> = map.try_into()?;
+        let mut set = |slot, value| map.set(direction.number() * loss::COUNT + slot, value, 0);
         // Off while its parts change, so that no segment meets half a rule.
-        map.set(loss::DROP, 0, 0)?;
+        set(loss::DROP, 0)?;
         let Some(rule) = rule else {
             return Ok(());
         };
@@ -170,11 +201,11 @@ impl Switch {
             Payload::Empty => loss::PAYLOAD_EMPTY,
             Payload::Some => loss::PAYLOAD_SOME,
         };
-        map.set(loss::FLAGS_MASK, u32::from(rule.flags_mask), 0)?;
-        map.set(loss::FLAGS, u32::from(rule.flags), 0)?;
-        map.set(loss::PAYLOAD, payload, 0)?;
-        map.set(loss::SKIP, rule.skip, 0)?;
-        map.set(loss::DROP, rule.drop, 0)?;
+        set(loss::FLAGS_MASK, u32::from(rule.flags_mask))?;
+        set(loss::FLAGS, u32::from(rule.flags))?;
+        set(loss::PAYLOAD, payload)?;
+        set(loss::SKIP, rule.skip)?;
+        set(loss::DROP, rule.drop)?;
         Ok(())
     }
 }

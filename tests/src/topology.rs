@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{
     abi::ATTACKER_MAC,
     flood::{Flood, FloodSpec, Injection},
-    link::{End, veth},
+    link::{End, Receive, veth},
     netns::Netns,
     scheduling::busy_cpus,
     scratch,
@@ -144,7 +144,7 @@ impl Lab {
             netns: &self.net,
             interface: UPLINK,
             macs: [ATTACKER_MAC, HOST_MAC_BYTES],
-            shared_fate: self.switch.shared_fate(),
+            chance: self.switch.chance(),
         };
         Flood::start(injection, spec)
     }
@@ -161,7 +161,7 @@ fn connect(client: &Netns, net: &Netns, host: &Netns, mtu: u32) -> Result<()> {
         netns,
         name,
         mac,
-        receive_cpu: None,
+        receive: Receive::InSender,
     };
     veth(
         end(net, CLIENT_LINK, CLIENT_LINK_MAC),
@@ -172,7 +172,7 @@ fn connect(client: &Netns, net: &Netns, host: &Netns, mtu: u32) -> Result<()> {
     // drops answers in the host's time: on a thread of its own, waking it for every few answers
     // costs the host twice as much.
     let host_end = End {
-        receive_cpu: busy_cpus().map(|(_, receiver)| receiver),
+        receive: busy_cpus().map_or(Receive::InSender, |(_, receiver)| Receive::OnCpu(receiver)),
         ..end(host, INTERFACE, HOST_MAC)
     };
     veth(end(net, UPLINK, UPLINK_MAC), host_end, mtu)?;

@@ -12,12 +12,12 @@ use levee_tests::{
     abi::tcp_flag,
     flood::{FloodKind, FloodSpec, Sent},
     http,
-    link::{End, ifindex, veth},
+    link::{End, Receive, ifindex, veth},
     netns::Netns,
     object::Object,
     process::Process,
     server::Nginx,
-    switch::{LossRule, Payload},
+    switch::{Direction, LossRule, Payload},
     topology::{INTERFACE, Lab, LabOptions, host_addresses},
     vlan::{QINQ, Tag, VLAN},
 };
@@ -51,7 +51,7 @@ fn a_panic_leaves_neither_namespace_nor_process() {
             netns,
             name,
             mac,
-            receive_cpu: None,
+            receive: Receive::InSender,
         };
         let outer = end(&outside, "out", "02:00:00:00:00:01");
         veth(outer, end(&inside, "in", "02:00:00:00:00:02"), 1500).unwrap();
@@ -169,7 +169,7 @@ fn the_loss_rule_takes_what_it_names() {
         skip: 1,
         drop: 1,
     };
-    lab.switch.set_loss(Some(rule)).unwrap();
+    lab.switch.set_loss(Direction::ToHost, Some(rule)).unwrap();
     assert_page(&lab, host_addresses(80)[0]);
     assert_eq!(lab.switch.counters().unwrap().lost, 0);
     assert_page(&lab, host_addresses(80)[1]);

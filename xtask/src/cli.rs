@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// Check the architecture's invariants in the source text
     Tidy,
     /// Measure: ns per packet of each path, the flood that legitimate clients survive, the flow
-    /// table, or the proxy
+    /// table, the proxy, or splice mode
     Bench {
         /// What to measure
         kind: Bench,
@@ -115,6 +115,8 @@ pub(crate) enum Bench {
     Flows,
     /// Requests, bulk data, latency, CPU and memory of the proxy, levee and its peers
     Proxy,
+    /// Bulk data, new connections, requests, latency and CPU of splice mode, levee and its peers
+    Splice,
 }
 
 impl Bench {
@@ -125,6 +127,7 @@ impl Bench {
             Self::Flood => "flood",
             Self::Flows => "flows",
             Self::Proxy => "proxy",
+            Self::Splice => "splice",
         }
     }
 }

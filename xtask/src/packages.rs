@@ -71,6 +71,11 @@ pub(crate) const LAB: &[Tool] = &[
         "libnginx-mod-stream",
         "the nginx stream proxy that levee is compared with",
     ),
+    installed(
+        "iperf3",
+        "iperf3",
+        "bulk data through splice mode and others",
+    ),
 ];
 
 /// What only the tests need.
@@ -78,6 +83,16 @@ const TESTS_ONLY: &[Tool] = &[
     installed("ss", "iproute2", "the options of accepted sockets"),
     installed("python3", "python3", "a server that speaks first"),
     installed("ping", "iputils-ping", "what is not TCP"),
+    installed(
+        "tshark",
+        "tshark",
+        "checksums and windows of what was recorded",
+    ),
+    installed(
+        "dumpcap",
+        "wireshark-common",
+        "recordings of the lab's links",
+    ),
     installed(
         "redis-server",
         "redis-server",

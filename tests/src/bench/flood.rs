@@ -3,15 +3,15 @@
 //!
 //! All systems are measured in one run, in turns, on labs that are built alike; quote ratios of one
 //! run, for absolute numbers vary between runs and machines.
-mod search;
-
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use self::search::{Search, Trial, rate};
-use super::median::median;
+use super::{
+    median::median,
+    search::{Ladder, Search, Trial},
+};
 use crate::{
     client::{Load, LoadSpec},
     flood::{FloodKind, FloodSpec},
@@ -49,6 +49,13 @@ const REST: Duration = Duration::from_millis(300);
 const TRIAL_MAX: Duration = Duration::from_secs(10);
 /// How long the unlimited flood is measured.
 const SATURATION: Duration = Duration::from_secs(2);
+
+/// From 10,000 SYNs per second in steps of 8 % to some 10 million.
+const LADDER: Ladder = Ladder {
+    start: 10_000.0,
+    step: 1.08,
+    rungs: 90,
+};
 
 /// The systems compared, in the order of their turns.
 const COMPARED: [System; 3] = [System::Levee, System::Syncookies, System::Synproxy];
@@ -92,7 +99,7 @@ pub fn run(options: BenchOptions, interrupt: &Interrupt) -> Result<()> {
         }
         delivered.push(saturate(System::XdpDrop, interrupt)?.received);
         eprintln!("round {round}: search for the highest rate with 99 % success");
-        let mut searches = COMPARED.map(|_| Search::new());
+        let mut searches = COMPARED.map(|_| Search::new(LADDER));
         while searches.iter().any(|search| search.next_rung().is_some()) {
             for (candidate, search) in systems.iter_mut().zip(&mut searches) {
                 if let Some(rung) = search.next_rung() {
@@ -186,7 +193,7 @@ impl Bench {
 
 fn trial(system: System, rung: usize, interrupt: &Interrupt) -> Result<Trial> {
     let bench = Bench::new(system)?;
-    let flood = bench.flood(Some(rate(rung)))?;
+    let flood = bench.flood(Some(LADDER.rate(rung)))?;
     interrupt.sleep(WARM_UP)?;
     let spec = LoadSpec {
         target: host_addresses(PORT)[0],

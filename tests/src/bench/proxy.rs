@@ -8,12 +8,12 @@
 //!
 //! levee's XDP program runs in generic mode: in veth's driver it would need another on the client's
 //! end, which would cost the load more than the proxy.
-mod backend;
+pub(super) mod backend;
 pub mod idle;
-mod load;
-mod results;
-mod system;
-mod usage;
+pub(super) mod load;
+pub(super) mod results;
+pub(super) mod system;
+pub(super) mod usage;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::{
     link::{Transmitted, transmitted_here},
-    switch::FateMap,
+    switch::{Chance, Direction},
 };
 
 /// How often the share is measured.
@@ -20,17 +20,17 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Follows the losses of one interface; when dropped, the client loses nothing any more.
 pub(super) struct SharedFate {
     interface: String,
-    map: FateMap,
+    chance: Chance,
     last: Transmitted,
     next: Instant,
 }
 
 impl SharedFate {
     /// Starts on a thread in the interface's namespace.
-    pub(super) fn start(interface: &str, map: FateMap) -> Result<Self> {
+    pub(super) fn start(interface: &str, chance: Chance) -> Result<Self> {
         Ok(Self {
             interface: interface.to_owned(),
-            map,
+            chance,
             last: transmitted_here(interface)?,
             next: Instant::now() + INTERVAL,
         })
@@ -46,13 +46,13 @@ impl SharedFate {
         let current = transmitted_here(&self.interface)?;
         let share = current.lost_since(&self.last);
         self.last = current;
-        self.map.set(share)
+        self.chance.set(Direction::ToHost, share)
     }
 }
 
 impl Drop for SharedFate {
     fn drop(&mut self) {
-        // The map outlives this, and writing to an array's only slot does not fail.
-        self.map.set(0.0).ok();
+        // The map outlives this, and writing to a slot that an array has does not fail.
+        self.chance.set(Direction::ToHost, 0.0).ok();
     }
 }

@@ -12,7 +12,7 @@ use levee_tests::{
     levee::Levee,
     server::Nginx,
     sockets::{LIMIT, Server, connect, eventually, kernel_counter},
-    switch::{LossRule, Payload},
+    switch::{Direction, LossRule, Payload},
     topology::{CLIENT_V4, CLIENT_V6, Lab, host_addresses},
 };
 use socket2::{Domain, Socket, Type};
@@ -33,7 +33,9 @@ fn the_final_ack_is_lost() {
         drop: 1,
     };
     for (lost, address) in (1..).zip(host_addresses(PORT)) {
-        lab.switch.set_loss(Some(final_ack)).unwrap();
+        lab.switch
+            .set_loss(Direction::ToHost, Some(final_ack))
+            .unwrap();
         let start = Instant::now();
         let (status, body) = http::get_in(&lab.client, address, "/", LIMIT).unwrap();
         println!("{address}: page after {:?}", start.elapsed());

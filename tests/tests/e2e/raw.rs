@@ -4,7 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::Ipv4Addr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use etherparse::{
@@ -12,17 +12,13 @@ use etherparse::{
     TcpOptionElement, TcpSlice, TransportSlice,
 };
 use levee_tests::{
-    netns::Netns,
-    sockets::LIMIT,
+    sockets::{LIMIT, packet_socket},
     topology::{CLIENT_MAC, HOST_MAC_BYTES, HOST_V4, INTERFACE, Lab},
 };
-use nix::{ifaddrs::getifaddrs, sys::socket::bind};
-use socket2::{Domain, Protocol, Socket, Type};
-use std::os::fd::AsRawFd as _;
+use socket2::Socket;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0x77, 0x02];
-const ETH_P_ALL: u16 = 3;
 const WINDOW: u16 = 0xffff;
 const MSS: u16 = 1460;
 const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
@@ -123,7 +119,7 @@ impl Wire {
         let neighbour =
             format!("ip neigh add {ADDRESS} lladdr {CLIENT_MAC} dev {INTERFACE} nud permanent");
         lab.host.tool(&neighbour).unwrap();
-        Self(packet_socket(&lab.client))
+        Self(packet_socket(&lab.client, INTERFACE).unwrap())
     }
 
     /// Drops what has arrived until now: all of the client's traffic does, and fills the queue.
@@ -154,21 +150,6 @@ impl Wire {
         }
         None
     }
-}
-
-fn packet_socket(netns: &Netns) -> Socket {
-    let socket = netns.run(|| {
-        let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
-        let link = getifaddrs()?
-            .filter(|interface| interface.interface_name == INTERFACE)
-            .find_map(|interface| interface.address?.as_link_addr().copied())
-            .expect("the client has a link");
-        bind(socket.as_raw_fd(), &link)?;
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        Ok(socket)
-    });
-    socket.unwrap()
 }
 
 fn segment_to(port: u16, frame: &[u8]) -> Option<Received> {

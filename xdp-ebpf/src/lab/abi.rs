@@ -39,14 +39,27 @@ pub mod counter {
     pub const TO_HOST: u32 = 5;
     /// Frames from the client that the loss rule took.
     pub const LOST: u32 = 6;
-    /// Frames from the client that shared the fate of the flood.
+    /// Frames from the client that were lost by chance, as many as of the flood.
     pub const LOST_IN_FLOOD: u32 = 7;
+    /// Frames to the client that were lost, by the loss rule or by chance.
+    pub const LOST_TO_CLIENT: u32 = 8;
     /// How many slots there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 9;
 }
 
-/// Slots of the array `LAB_LOSS`, which holds one rule for frames from the client. A TCP segment
-/// matches when `flags & FLAGS_MASK == FLAGS` and its payload is what `PAYLOAD` asks for.
+/// Ways through the switch.
+pub mod direction {
+    /// From the client to the host.
+    pub const TO_HOST: u32 = 0;
+    /// From the host to the client.
+    pub const TO_CLIENT: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
+
+/// Slots of the array `LAB_LOSS`, which holds one rule for each direction: the slot of one is
+/// `direction * COUNT` plus one of these. A TCP segment matches when `flags & FLAGS_MASK == FLAGS`
+/// and its payload is what `PAYLOAD` asks for.
 pub mod loss {
     /// Which TCP flag bits are compared.
     pub const FLAGS_MASK: u32 = 0;
@@ -58,7 +71,7 @@ pub mod loss {
     pub const SKIP: u32 = 3;
     /// How many matching segments are still to be lost; 0 disables the rule.
     pub const DROP: u32 = 4;
-    /// How many slots there are.
+    /// How many slots a rule has.
     pub const COUNT: u32 = 5;
 
     /// Any payload, or none.

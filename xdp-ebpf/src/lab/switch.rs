@@ -1,6 +1,7 @@
 //! The switch between the lab's namespaces, in the namespace that plays the Internet: what the
 //! client sends joins the flood on the one link to the host, what the host sends goes to the
-//! client or, if it answers a spoofed source, is counted and dropped.
+//! client or, if it answers a spoofed source, is counted and dropped. Either way frames can be lost,
+//! chosen ones or by chance.
 use aya_ebpf::{
     Global,
     bindings::xdp_action,
@@ -11,7 +12,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    abi::{ATTACKER_MAC, counter, loss, tcp_flag},
+    abi::{ATTACKER_MAC, counter, direction, loss, tcp_flag},
     frame::{Segment, destination, tcp_segment},
 };
 
@@ -26,14 +27,15 @@ static UPLINK_IFINDEX: Global<u32> = Global::new(0);
 static LAB_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
 #[map]
-static LAB_LOSS: Array<u32> = Array::with_max_entries(loss::COUNT, 0);
+static LAB_LOSS: Array<u32> = Array::with_max_entries(direction::COUNT * loss::COUNT, 0);
 
-/// Probability that a frame from the client is lost, in units of 2^-32: the share of frames that
-/// the link to the host loses at present.
+/// Probability that a frame is lost, by direction, in units of 2^-32. During a flood, what the
+/// client sends is lost with the probability with which the link to the host loses frames.
 #[map]
-static LAB_SHARED_FATE: Array<u32> = Array::with_max_entries(1, 0);
+static LAB_CHANCE: Array<u32> = Array::with_max_entries(direction::COUNT, 0);
 
-/// On the link to the host: forwards to the client; counts and drops what goes to the attacker.
+/// On the link to the host: forwards to the client, except for what is lost; counts and drops what
+/// goes to the attacker.
 #[xdp]
 pub(crate) fn lab_sink(ctx: XdpContext) -> u32 {
     let Some(mac) = destination(&ctx) else {
@@ -43,19 +45,23 @@ pub(crate) fn lab_sink(ctx: XdpContext) -> u32 {
         count(class(tcp_segment(&ctx)));
         return xdp_action::XDP_DROP;
     }
+    if matches_rule(&ctx, direction::TO_CLIENT) || by_chance(direction::TO_CLIENT) {
+        count(counter::LOST_TO_CLIENT);
+        return xdp_action::XDP_DROP;
+    }
     count(counter::TO_CLIENT);
     // SAFETY: a plain helper call without pointers.
     unsafe { bpf_redirect(CLIENT_IFINDEX.load(), 0) as u32 }
 }
 
-/// On the link to the client: forwards to the host, except for what the loss rule takes.
+/// On the link to the client: forwards to the host, except for what is lost.
 #[xdp]
 pub(crate) fn lab_loss(ctx: XdpContext) -> u32 {
-    if tcp_segment(&ctx).is_some_and(|segment| is_lost(&segment).unwrap_or(false)) {
+    if matches_rule(&ctx, direction::TO_HOST) {
         count(counter::LOST);
         return xdp_action::XDP_DROP;
     }
-    if shares_fate() {
+    if by_chance(direction::TO_HOST) {
         count(counter::LOST_IN_FLOOD);
         return xdp_action::XDP_DROP;
     }
@@ -81,18 +87,27 @@ fn class(segment: Option<Segment>) -> u32 {
     }
 }
 
-/// Whether the rule takes this segment. Two CPUs may race for the last one; the lab's tests send
-/// one connection at a time when they use a rule.
+/// Whether the rule of this direction takes the frame.
 #[inline(always)]
-fn is_lost(segment: &Segment) -> Option<bool> {
-    let left = LAB_LOSS.get_ptr_mut(loss::DROP)?;
-    // SAFETY: the pointer comes from the map lookup; a torn update is impossible for a u32.
-    if unsafe { *left } == 0 {
-        return Some(false);
+fn matches_rule(ctx: &XdpContext, direction: u32) -> bool {
+    let first = direction * loss::COUNT;
+    // Asked before the frame is parsed: most labs have no rule, and a flood has many frames.
+    if LAB_LOSS
+        .get(first + loss::DROP)
+        .is_none_or(|left| *left == 0)
+    {
+        return false;
     }
-    let mask = *LAB_LOSS.get(loss::FLAGS_MASK)?;
-    let flags = *LAB_LOSS.get(loss::FLAGS)?;
-    let payload_matches = match *LAB_LOSS.get(loss::PAYLOAD)? {
+    tcp_segment(ctx).is_some_and(|segment| is_lost(&segment, first).unwrap_or(false))
+}
+
+/// Whether the rule whose slots begin at `first` takes this segment. Two CPUs may race for the last
+/// one; the lab's tests send one connection at a time when they use a rule.
+#[inline(always)]
+fn is_lost(segment: &Segment, first: u32) -> Option<bool> {
+    let mask = *LAB_LOSS.get(first + loss::FLAGS_MASK)?;
+    let flags = *LAB_LOSS.get(first + loss::FLAGS)?;
+    let payload_matches = match *LAB_LOSS.get(first + loss::PAYLOAD)? {
         loss::PAYLOAD_EMPTY => !segment.has_payload,
         loss::PAYLOAD_SOME => segment.has_payload,
         _ => true,
@@ -100,21 +115,22 @@ fn is_lost(segment: &Segment) -> Option<bool> {
     if u32::from(segment.flags) & mask != flags || !payload_matches {
         return Some(false);
     }
-    let skip = LAB_LOSS.get_ptr_mut(loss::SKIP)?;
-    // SAFETY: as above, for both slots.
+    let skip = LAB_LOSS.get_ptr_mut(first + loss::SKIP)?;
+    let left = LAB_LOSS.get_ptr_mut(first + loss::DROP)?;
+    // SAFETY: the pointers come from map lookups; a torn update is impossible for a u32.
     unsafe {
         if *skip > 0 {
             *skip -= 1;
             return Some(false);
         }
-        *left -= 1;
+        *left = (*left).saturating_sub(1);
     }
     Some(true)
 }
 
 #[inline(always)]
-fn shares_fate() -> bool {
-    match LAB_SHARED_FATE.get(0) {
+fn by_chance(direction: u32) -> bool {
+    match LAB_CHANCE.get(direction) {
         // SAFETY: a plain helper call without pointers.
         Some(&probability) if probability != 0 => unsafe { bpf_get_prandom_u32() < probability },
         _ => false,

@@ -30,14 +30,23 @@ use crate::{
 };
 
 /// Where it answers requests.
-pub(super) const REQUESTS: u16 = 8000;
+pub(in crate::bench) const REQUESTS: u16 = 8000;
 /// Where it sends without end.
-pub(super) const STREAMS: u16 = 8001;
+pub(in crate::bench) const STREAMS: u16 = 8001;
+
+/// Where it says [`BANNER`] and closes.
+pub(in crate::bench) const BANNERS: u16 = 8003;
+/// What a server says that speaks first.
+pub(in crate::bench) const BANNER: &[u8] = b"220 levee.lab ready\r\n";
+/// Where an iperf3 server may be.
+pub(in crate::bench) const IPERF: u16 = 8002;
 
 /// What a request on a connection of its own says.
-pub(super) const CLOSE: &[u8] = b"GET / HTTP/1.1\r\nHost: levee.lab\r\nConnection: close\r\n\r\n";
+pub(in crate::bench) const CLOSE: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: levee.lab\r\nConnection: close\r\n\r\n";
 /// What a request on a connection that stays open says.
-pub(super) const KEEP: &[u8] = b"GET / HTTP/1.1\r\nHost: levee.lab\r\nAccept: */*\r\n\r\n";
+pub(in crate::bench) const KEEP: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: levee.lab\r\nAccept: */*\r\n\r\n";
 
 const BODY_BYTES: usize = 128;
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
@@ -48,19 +57,19 @@ const STREAM_FILE_BYTES: usize = 4 << 20;
 const STREAM_MAX: Duration = Duration::from_secs(60);
 
 /// The answer to every request.
-pub(super) fn response() -> Vec<u8> {
+pub(in crate::bench) fn response() -> Vec<u8> {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY_BYTES}\r\n\r\n");
     [head.as_bytes(), &[b'x'; BODY_BYTES]].concat()
 }
 
 /// A running backend; dropping it stops it.
-pub(super) struct Backend {
+pub(in crate::bench) struct Backend {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
 
 impl Backend {
-    pub(super) fn start(lab: &ProxyLab, cpu: Option<usize>) -> Result<Self> {
+    pub(in crate::bench) fn start(lab: &ProxyLab, cpu: Option<usize>) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let listen = |port| {
             let address = SocketAddr::new(BACKEND[0], port);
@@ -71,12 +80,12 @@ impl Backend {
                 Ok(listener)
             })
         };
-        let (requests, streams) = (listen(REQUESTS)?, listen(STREAMS)?);
+        let [requests, streams, banners] = [listen(REQUESTS)?, listen(STREAMS)?, listen(BANNERS)?];
         let answering = spawn(&lab.backend, cpu, {
             let stop = Arc::clone(&stop);
             move || {
                 let runtime = Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(answer(requests, &stop))
+                runtime.block_on(answer(requests, banners, &stop))
             }
         })?;
         let sending = spawn(&lab.backend, cpu, {
@@ -104,7 +113,7 @@ impl Drop for Backend {
 }
 
 /// A thread inside a namespace, on one CPU if one is given.
-pub(super) fn spawn<T: Send + 'static>(
+pub(in crate::bench) fn spawn<T: Send + 'static>(
     netns: &Netns,
     cpu: Option<usize>,
     f: impl FnOnce() -> Result<T> + Send + 'static,
@@ -121,19 +130,27 @@ pub(super) fn spawn<T: Send + 'static>(
     thread.spawn(run).context("cannot start a thread")
 }
 
-async fn answer(listener: StdListener, stop: &AtomicBool) -> Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+async fn answer(requests: StdListener, banners: StdListener, stop: &AtomicBool) -> Result<()> {
+    let (requests, banners) = (
+        TcpListener::from_std(requests)?,
+        TcpListener::from_std(banners)?,
+    );
     let response: Arc<[u8]> = response().into();
     let mut connections = JoinSet::new();
     let mut ticks = interval(STOP_INTERVAL);
     loop {
         tokio::select! {
-            accepted = listener.accept() => {
+            accepted = requests.accept() => {
                 let (stream, _) = accepted.context("the backend cannot accept")?;
                 if connections.len() >= CONNECTIONS_MAX {
                     bail!("more than {CONNECTIONS_MAX} connections at the backend");
                 }
                 connections.spawn(serve(stream, Arc::clone(&response)));
+            }
+            accepted = banners.accept() => {
+                let (mut stream, _) = accepted.context("the backend cannot accept")?;
+                // As long as it is, it fits into the socket's buffer. A client that is gone needs none.
+                stream.write_all(BANNER).await.ok();
             }
             Some(_) = connections.join_next() => {}
             _ = ticks.tick() => if stop.load(Relaxed) {

@@ -120,7 +120,7 @@ impl Running {
                 &nginx(&backends, connections),
                 waited_for,
             )?),
-            System::Direct | System::HaproxySplice => {
+            System::Direct | System::HaproxySplice | System::Synproxy | System::Splice => {
                 bail!("it is not measured: levee, haproxy and nginx-stream are");
             }
         })

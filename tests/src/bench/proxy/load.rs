@@ -31,25 +31,25 @@ const IDLE_THREADS: usize = 16;
 
 /// Where a load runs and whom it is for.
 #[derive(Clone, Debug)]
-pub(super) struct From {
-    pub(super) netns: Netns,
-    pub(super) cpu: Option<usize>,
-    pub(super) target: SocketAddr,
+pub(in crate::bench) struct From {
+    pub(in crate::bench) netns: Netns,
+    pub(in crate::bench) cpu: Option<usize>,
+    pub(in crate::bench) target: SocketAddr,
 }
 
 /// What a load achieved.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Achieved {
+pub(in crate::bench) struct Achieved {
     /// Requests answered in full, or bytes received.
-    pub(super) done: u64,
+    pub(in crate::bench) done: u64,
     /// Requests or streams that failed.
-    pub(super) failed: u64,
+    pub(in crate::bench) failed: u64,
     /// How long it took.
-    pub(super) elapsed: Duration,
+    pub(in crate::bench) elapsed: Duration,
 }
 
 /// A connection for each request; the server closes it.
-pub(super) fn connect_per_request(
+pub(in crate::bench) fn connect_per_request(
     from: &From,
     clients: usize,
     length: Duration,
@@ -73,7 +73,11 @@ pub(super) fn connect_per_request(
 }
 
 /// Request after request on connections that stay open.
-pub(super) fn keep_alive(from: &From, clients: usize, length: Duration) -> Result<Achieved> {
+pub(in crate::bench) fn keep_alive(
+    from: &From,
+    clients: usize,
+    length: Duration,
+) -> Result<Achieved> {
     requests(from, clients, length, |target, deadline| async move {
         let mut counts = (0, 0);
         let mut answer = response();
@@ -139,7 +143,11 @@ where
 }
 
 /// Receives on so many connections at once; what comes is discarded in the kernel.
-pub(super) fn streams(from: &From, connections: usize, length: Duration) -> Result<Achieved> {
+pub(in crate::bench) fn streams(
+    from: &From,
+    connections: usize,
+    length: Duration,
+) -> Result<Achieved> {
     let start = Instant::now();
     let threads: Vec<_> = (0..connections)
         .map(|_| {
@@ -178,7 +186,11 @@ fn discard(stream: &StdStream, deadline: Instant) -> Result<u64> {
 /// Latencies of requests on one connection at a steady pace. Where an answer is late, the requests
 /// that had to wait for it count their waiting; those that could not be sent in twice the time count
 /// it as far as it went.
-pub(super) fn latencies(from: &From, rate: u32, length: Duration) -> Result<Vec<Duration>> {
+pub(in crate::bench) fn latencies(
+    from: &From,
+    rate: u32,
+    length: Duration,
+) -> Result<Vec<Duration>> {
     let target = from.target;
     let thread = spawn(&from.netns, from.cpu, move || {
         let mut stream = StdStream::connect_timeout(&target, LIMIT)?;
@@ -217,7 +229,7 @@ pub(super) fn latencies(from: &From, rate: u32, length: Duration) -> Result<Vec<
 }
 
 /// Opens connections and has one request answered on each.
-pub(super) fn idle(from: &From, connections: usize) -> Result<Vec<StdStream>> {
+pub(in crate::bench) fn idle(from: &From, connections: usize) -> Result<Vec<StdStream>> {
     let threads: Vec<_> = (0..IDLE_THREADS)
         .map(|number| {
             let target = from.target;
@@ -247,7 +259,7 @@ fn open(target: SocketAddr) -> Result<StdStream> {
 }
 
 /// The value below which a share of the samples is, 0 to 1; they are sorted by it. Zero for none.
-pub(super) fn quantile(samples: &mut [Duration], share: f64) -> Duration {
+pub(in crate::bench) fn quantile(samples: &mut [Duration], share: f64) -> Duration {
     samples.sort_unstable();
     let last = samples.len().saturating_sub(1);
     let at = (last as f64 * share).round() as usize;

@@ -6,20 +6,20 @@ use crate::{bench::median::median, format::quantity};
 
 /// One number.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Row {
+pub(in crate::bench) struct Row {
     /// What was measured.
-    pub(super) scenario: String,
+    pub(in crate::bench) scenario: String,
     /// Of which system: see [`System::name`].
-    pub(super) system: &'static str,
+    pub(in crate::bench) system: &'static str,
     /// The median over the rounds.
-    pub(super) value: f64,
+    pub(in crate::bench) value: f64,
     /// Of `value`.
-    pub(super) unit: &'static str,
+    pub(in crate::bench) unit: &'static str,
 }
 
 /// Values by scenario and system, one per round.
 #[derive(Default)]
-pub(super) struct Results {
+pub(in crate::bench) struct Results {
     series: Vec<Series>,
 }
 
@@ -31,7 +31,13 @@ struct Series {
 }
 
 impl Results {
-    pub(super) fn add(&mut self, scenario: &str, system: System, value: f64, unit: &'static str) {
+    pub(in crate::bench) fn add(
+        &mut self,
+        scenario: &str,
+        system: System,
+        value: f64,
+        unit: &'static str,
+    ) {
         let known = self
             .series
             .iter_mut()
@@ -48,7 +54,7 @@ impl Results {
     }
 
     /// Adds the latency of this round above that of a direct connection in the same round.
-    pub(super) fn add_latency(&mut self, systems: &[System]) {
+    pub(in crate::bench) fn add_latency(&mut self, systems: &[System]) {
         for quantile in ["p50", "p99"] {
             let scenario = format!("latency_{quantile}");
             let Some(direct) = self.latest(&scenario, System::Direct) else {
@@ -68,7 +74,7 @@ impl Results {
         series.values.last().copied()
     }
 
-    pub(super) fn rows(self) -> Vec<Row> {
+    pub(in crate::bench) fn rows(self) -> Vec<Row> {
         let rows = self.series.into_iter().map(|mut series| Row {
             scenario: series.scenario,
             system: series.system.name(),
@@ -79,7 +85,7 @@ impl Results {
     }
 }
 
-pub(super) fn print_table(rows: &[Row], systems: &[System]) {
+pub(in crate::bench) fn print_table(rows: &[Row], systems: &[System]) {
     print!("{:<32}", "");
     for system in systems {
         print!(" {:>14}", system.name());

@@ -4,14 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::backend::{REQUESTS, STREAMS};
+use super::backend::{BANNERS, IPERF, REQUESTS, STREAMS};
 use crate::{
     levee::{Levee, ProxySetup},
-    proxy_lab::{BACKEND, INTERFACE, PROXY, ProxyLab},
+    protection::synproxy,
+    proxy_lab::{BACKEND, INSIDE, INTERFACE, PROXY, ProxyLab},
     relay::Relay,
+    scheduling::busy_cpus,
 };
 
 const HAPROXY_PIPES: u64 = 256;
+/// The backend's ports that are served.
+const PORTS: [u16; 4] = [REQUESTS, STREAMS, IPERF, BANNERS];
 
 /// What stands between client and backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -26,10 +30,14 @@ pub enum System {
     HaproxySplice,
     /// nginx with its stream module.
     NginxStream,
+    /// Routing, with nftables' SYNPROXY before it.
+    Synproxy,
+    /// levee in `splice` mode.
+    Splice,
 }
 
 /// A system at work; dropping it ends it.
-pub(super) struct Running {
+pub(in crate::bench) struct Running {
     process: Option<Process>,
 }
 
@@ -39,8 +47,8 @@ enum Process {
 }
 
 impl System {
-    /// All, in the order of their turns.
-    pub const ALL: [Self; 5] = [
+    /// Those that are compared as proxies, in the order of their turns.
+    pub const PROXIES: [Self; 5] = [
         Self::Direct,
         Self::Levee,
         Self::Haproxy,
@@ -57,33 +65,54 @@ impl System {
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy_splice",
             Self::NginxStream => "nginx_stream",
+            Self::Synproxy => "nft_synproxy",
+            Self::Splice => "levee_splice",
         }
     }
 
     /// Where clients connect to.
-    pub(super) const fn address(self) -> IpAddr {
+    pub(in crate::bench) const fn address(self) -> IpAddr {
         match self {
-            Self::Direct => BACKEND[0],
+            Self::Direct | Self::Synproxy => BACKEND[0],
             _ => PROXY[0],
         }
     }
 
-    /// Starts it in front of the lab's backend, on one CPU if one is given.
-    pub(super) fn start(self, lab: &ProxyLab, cpu: Option<usize>) -> Result<Running> {
+    /// Starts it in front of the lab's backend, with one thread on one CPU if one is given, else
+    /// with as many threads as CPUs may be busy.
+    pub(in crate::bench) fn start(self, lab: &ProxyLab, cpu: Option<usize>) -> Result<Running> {
         let waited_for = SocketAddr::new(PROXY[0], STREAMS);
+        let threads = if cpu.is_none() && busy_cpus().is_some() {
+            2
+        } else {
+            1
+        };
         let process = match self {
             Self::Direct => None,
-            Self::Levee => {
+            Self::Synproxy => {
+                synproxy(&lab.proxy, "forward", &PORTS)?;
+                None
+            }
+            Self::Levee | Self::Splice => {
+                let mode = if self == Self::Levee {
+                    "proxy"
+                } else {
+                    "splice"
+                };
+                let interfaces: &[_] = match self {
+                    Self::Splice => &[INTERFACE, INSIDE],
+                    _ => &[INTERFACE],
+                };
                 let setup = ProxySetup {
                     cpu,
-                    interfaces: &[INTERFACE],
-                    configuration: &levee(),
+                    interfaces,
+                    configuration: &levee(mode, threads),
                     ..ProxySetup::default()
                 };
                 Some(Process::Levee(Levee::configured(&lab.proxy, &setup)?))
             }
             Self::Haproxy | Self::HaproxySplice => {
-                let configuration = haproxy(self == Self::HaproxySplice)?;
+                let configuration = haproxy(self == Self::HaproxySplice, threads)?;
                 let relay = Relay::haproxy(&lab.proxy, cpu, &configuration, waited_for)?;
                 Some(Process::Relay(relay))
             }
@@ -98,7 +127,7 @@ impl System {
 
 impl Running {
     /// The process that proxies.
-    pub(super) fn id(&self) -> Option<u32> {
+    pub(in crate::bench) fn id(&self) -> Option<u32> {
         self.process.as_ref().map(|process| match process {
             Process::Levee(levee) => levee.id(),
             Process::Relay(relay) => relay.id(),
@@ -112,26 +141,26 @@ pub(super) fn descriptors_max() -> Result<u64> {
     Ok(soft.min(hard))
 }
 
-fn levee() -> String {
-    let services = [REQUESTS, STREAMS].map(|port| {
+fn levee(mode: &str, threads: u32) -> String {
+    let services = PORTS.map(|port| {
         format!(
-            "[[service]]\naddress = \"{}\"\nmode = \"proxy\"\n\
+            "[[service]]\naddress = \"{}\"\nmode = \"{mode}\"\n\
              [[service.backend]]\naddress = \"{}\"\n",
             SocketAddr::new(PROXY[0], port),
             SocketAddr::new(BACKEND[0], port)
         )
     });
     format!(
-        "[proxy]\nworkers = 1\npipes_max = 64\n{}",
+        "[proxy]\nworkers = {threads}\npipes_max = 64\n{}",
         services.concat()
     )
 }
 
-fn haproxy(splice: bool) -> Result<String> {
+fn haproxy(splice: bool, threads: u32) -> Result<String> {
     // Its pipes are file descriptors too.
     let connections = (descriptors_max()? - 2 * HAPROXY_PIPES - 500) / 2;
     let splice = if splice { "  option splice-auto\n" } else { "" };
-    let services = [REQUESTS, STREAMS].map(|port| {
+    let services = PORTS.map(|port| {
         format!(
             "listen port{port}\n  bind {} backlog 4096\n  server backend {}\n",
             SocketAddr::new(PROXY[0], port),
@@ -139,7 +168,7 @@ fn haproxy(splice: bool) -> Result<String> {
         )
     });
     Ok(format!(
-        "global\n  nbthread 1\n  maxconn {connections}\n  maxpipes {HAPROXY_PIPES}\n\
+        "global\n  nbthread {threads}\n  maxconn {connections}\n  maxpipes {HAPROXY_PIPES}\n\
          defaults\n  mode tcp\n  maxconn {connections}\n{splice}\
          \x20 timeout connect 3s\n  timeout client 1h\n  timeout server 1h\n{}",
         services.concat()
@@ -148,7 +177,7 @@ fn haproxy(splice: bool) -> Result<String> {
 
 fn nginx() -> Result<String> {
     let connections = descriptors_max()? - 100;
-    let services = [REQUESTS, STREAMS].map(|port| {
+    let services = PORTS.map(|port| {
         format!(
             "  server {{ listen {} backlog=4096 reuseport; proxy_pass {}; }}\n",
             SocketAddr::new(PROXY[0], port),

@@ -6,16 +6,16 @@ use nix::unistd::Pid;
 
 /// CPU time so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
+pub(in crate::bench) struct Usage {
     /// Of the proxy's own threads, with the kernel's work in their system calls.
-    pub(super) process: Duration,
+    pub(in crate::bench) process: Duration,
     /// Of the threads that receive for its interfaces, XDP included.
-    pub(super) receiving: Duration,
+    pub(in crate::bench) receiving: Duration,
 }
 
 impl Usage {
     /// Reads both.
-    pub(super) fn read(process: Option<u32>, receivers: &[Pid]) -> Result<Self> {
+    pub(in crate::bench) fn read(process: Option<u32>, receivers: &[Pid]) -> Result<Self> {
         let mut usage = Self::default();
         if let Some(id) = process {
             let tasks = format!("/proc/{id}/task");
@@ -32,20 +32,20 @@ impl Usage {
 
     /// Since an earlier reading. Threads that have ended in between are not missed: none of these
     /// programs ends threads under load.
-    pub(super) fn since(&self, earlier: &Self) -> Self {
+    pub(in crate::bench) fn since(&self, earlier: &Self) -> Self {
         Self {
             process: self.process.saturating_sub(earlier.process),
             receiving: self.receiving.saturating_sub(earlier.receiving),
         }
     }
 
-    pub(super) fn total(&self) -> Duration {
+    pub(in crate::bench) fn total(&self) -> Duration {
         self.process + self.receiving
     }
 }
 
 /// Resident memory of a process that is its own, KiB: what it has written, without its program text.
-pub(super) fn resident_kib(process: u32) -> Result<u64> {
+pub(in crate::bench) fn resident_kib(process: u32) -> Result<u64> {
     let path = format!("/proc/{process}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let line = status

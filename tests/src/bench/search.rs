@@ -1,9 +1,19 @@
 //! Bisection for the highest rate that a system stands.
 
-/// The ladder of rates: from 10,000 SYNs per second in steps of 8 % to some 10 million.
-const LADDER_START: f64 = 10_000.0;
-const LADDER_STEP: f64 = 1.08;
-const LADDER_RUNGS: usize = 90;
+/// The rates that are tried: from `start` per second, each `step` times the one before.
+#[derive(Clone, Copy)]
+pub(super) struct Ladder {
+    pub(super) start: f64,
+    pub(super) step: f64,
+    pub(super) rungs: usize,
+}
+
+impl Ladder {
+    /// The rate of a rung, from 1.
+    pub(super) fn rate(&self, rung: usize) -> u64 {
+        (self.start * self.step.powi(rung as i32 - 1)) as u64
+    }
+}
 
 /// Bisection over the rungs: all up to `low` are known (or taken) to succeed, all from `high` on to
 /// fail.
@@ -21,10 +31,10 @@ pub(super) struct Trial {
 }
 
 impl Search {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ladder: Ladder) -> Self {
         Self {
             low: 0,
-            high: LADDER_RUNGS + 1,
+            high: ladder.rungs + 1,
             best: 0.0,
         }
     }
@@ -44,19 +54,20 @@ impl Search {
     }
 }
 
-/// The rate of a rung, from 1.
-pub(super) fn rate(rung: usize) -> u64 {
-    (LADDER_START * LADDER_STEP.powi(rung as i32 - 1)) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LADDER: Ladder = Ladder {
+        start: 10_000.0,
+        step: 1.08,
+        rungs: 90,
+    };
+
     fn search(stands: f64) -> f64 {
-        let mut search = Search::new();
+        let mut search = Search::new(LADDER);
         while let Some(rung) = search.next_rung() {
-            let offered = rate(rung) as f64;
+            let offered = LADDER.rate(rung) as f64;
             search.record(
                 rung,
                 Trial {
@@ -73,11 +84,11 @@ mod tests {
         for stands in [10_000.0, 200_000.0, 3_000_000.0] {
             let best = search(stands);
             assert!(
-                best <= stands && best * LADDER_STEP > stands - 1.0,
+                best <= stands && best * LADDER.step > stands - 1.0,
                 "{stands}: {best}"
             );
         }
         assert_eq!(search(1.0), 0.0);
-        assert_eq!(search(f64::INFINITY), rate(LADDER_RUNGS) as f64);
+        assert_eq!(search(f64::INFINITY), LADDER.rate(LADDER.rungs) as f64);
     }
 }

@@ -1,0 +1,3 @@
+//! `splice` mode end to end, in network namespaces.
+
+mod lab;
