@@ -60,7 +60,8 @@ fn notes(config: &Config) -> Vec<String> {
         notes.push(format!("{error:#}"));
     }
     notes.extend(interface_notes(config));
-    let addresses = config.services.iter().map(|service| service.address.ip());
+    let kernel_services = config.services.iter().filter(|s| s.splice().is_none());
+    let addresses = kernel_services.map(|service| service.address.ip());
     let foreign: Vec<_> = addresses
         .filter(|ip| !is_local(*ip))
         .map(|ip| ip.to_string())
@@ -74,6 +75,7 @@ fn notes(config: &Config) -> Vec<String> {
     notes.extend(secret_note(&config.secret_file));
     notes.extend(warnings::proxy::fd_note(config));
     notes.extend(warnings::proxy::warnings(config));
+    notes.extend(warnings::splice::warnings(config));
     notes
 }
 

@@ -19,14 +19,18 @@ use tokio::{
 use crate::{
     config::Config,
     ctl::{self, Command, ControlSocket},
+    engine::reason::CloseReason,
     http,
     log_output::DatapathMessages,
     netlink::link,
+    proxy::info::Filter,
     proxying::Proxying,
     reap,
-    reload::Reloader,
+    reload::{Reloader, Strings},
     running::Running,
+    services::Pools,
     shared::Shared,
+    splicing::{Splicer, Splicing, ways},
     startup,
     task::Task,
     warnings,
@@ -57,7 +61,11 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
         started = start(&config, &shared) => started?,
         () = signals.stop() => return Ok(()),
     };
-    let mut reloader = Reloader::new(config, file, Arc::clone(&shared), started.proxying);
+    let strings = Strings {
+        proxying: started.proxying,
+        splicing: started.splicing,
+    };
+    let mut reloader = Reloader::new(config, file, Arc::clone(&shared), strings);
     tokio::select! {
         () = keep_going(&shared, &mut started.attended, &mut reload, &mut reloader) => {}
         () = signals.stop() => {}
@@ -78,6 +86,7 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
 struct Started {
     attended: Attended,
     proxying: Proxying,
+    splicing: Option<Splicing>,
     tasks: Vec<Task>,
 }
 
@@ -100,18 +109,38 @@ async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
     let mut proxying = Proxying::new(Arc::clone(shared), prepared.secret().clone());
     let change = proxying.stage(&config.proxy, &config.services)?;
     proxying.commit(change);
-    let mut loaded = task::spawn_blocking(|| prepared.load()).await??;
+    let mut splicing = Splicing::new(config);
+    let mut pools = Pools::default();
+    if let Some(splicing) = &splicing {
+        // What clients are offered is known from their first SYN on.
+        splicing.learned().await;
+        pools = splicing.pools(None);
+    }
+    let loading = pools.clone();
+    let mut loaded = task::spawn_blocking(move || prepared.load(&loading)).await??;
     proxying.resolved().await;
+    let splicer = match &mut splicing {
+        Some(splicing) => Some(loaded.splice(splicing, &pools)?),
+        None => None,
+    };
     let messages = DatapathMessages::take(&mut loaded.ebpf)?;
     let running = loaded.attach()?;
     introduce(config, &running);
+    let attached = running.attachments().map(|a| a.link.index).collect();
     shared.run(running);
+    if let Some((splicer, finder)) = splicer {
+        let spliced = Arc::clone(&splicer.spliced);
+        shared.set_splice(splicer);
+        let ways = ways::run(Arc::clone(shared), spliced, attached, finder);
+        tasks.push(Task::spawn(ways));
+    }
     shared.watch(&config.services);
     tasks.push(Task::spawn(reap::run(shared.watched())));
     warnings::log_all(config);
     Ok(Started {
         attended: Attended { messages, commands },
         proxying,
+        splicing,
         tasks,
     })
 }
@@ -121,6 +150,9 @@ async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
 async fn stop(shared: &Shared, drain_timeout: Duration, signals: &mut StopSignals) {
     if !shared.stop_answering() {
         return;
+    }
+    if let Some(splicer) = shared.splice() {
+        end_spliced(&splicer).await;
     }
     let hurried = tokio::select! {
         () = time::sleep(LINGER) => false,
@@ -155,6 +187,16 @@ async fn stop(shared: &Shared, drain_timeout: Duration, signals: &mut StopSignal
     }
 }
 
+/// Tells both ends of spliced connections that nobody forwards their packets any more.
+async fn end_spliced(splicer: &Splicer) {
+    let reason = CloseReason::DrainTimeout;
+    match splicer.thread.end(&Filter::default(), reason).await {
+        Ok(0) => {}
+        Ok(ended) => log::warn!("{ended} spliced connection(s) were reset"),
+        Err(error) => log::error!("cannot end the spliced connections: {error:#}"),
+    }
+}
+
 /// Answers what can no longer be done.
 async fn refuse(commands: &mut mpsc::Receiver<Command>) -> Infallible {
     loop {
@@ -185,7 +227,10 @@ async fn keep_going(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
-            _ = ticks.tick() => upkeep.tick(),
+            _ = ticks.tick() => {
+                upkeep.tick();
+                reloader.tick();
+            }
             Some(command) = commands.recv() => match command {
                 Command::Reload(reply) => {
                     let result = reloader.reload().await;

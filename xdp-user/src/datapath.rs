@@ -8,8 +8,9 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use xdp_common::abi::{
-    COUNTERS, ClosingMarks, Control, Counters, FragmentKey, ServiceBucket, names,
+use xdp_common::{
+    abi::{COUNTERS, ClosingMarks, Control, Counters, FragmentKey, ServiceBucket, names},
+    splice::flow::{Spliced, Target},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -26,6 +27,8 @@ pub struct Datapath {
     service_stats: PerCpuArray<MapData, Wire<Counters>>,
     closing: Array<MapData, Wire<ClosingMarks>>,
     fragments: HashMap<MapData, Wire<FragmentKey>, u32>,
+    targets: Array<MapData, Wire<Target>>,
+    spliced: Array<MapData, Wire<Spliced>>,
 }
 
 /// A value of the shared ABI as aya takes it.
@@ -56,6 +59,8 @@ impl Datapath {
             service_stats: take(ebpf, names::SERVICE_STATS)?,
             closing: take(ebpf, names::CLOSING)?,
             fragments: take(ebpf, names::FRAGMENTS)?,
+            targets: take(ebpf, names::TARGETS)?,
+            spliced: take(ebpf, names::SPLICED)?,
         })
     }
 
@@ -116,6 +121,36 @@ impl Datapath {
         self.closing
             .set(generation, Wire(*marks), 0)
             .with_context(|| format!("cannot write generation {generation} of the map CLOSING"))
+    }
+
+    /// Writes a target into its slot.
+    ///
+    /// # Errors
+    /// As [`set_control`](Self::set_control).
+    pub fn set_target(&mut self, slot: u16, target: &Target) -> Result<()> {
+        self.targets
+            .set(slot.into(), Wire(*target), 0)
+            .with_context(|| format!("cannot write target {slot} of the map TARGETS"))
+    }
+
+    /// The targets, by slot; free ones included.
+    ///
+    /// # Errors
+    /// As [`set_control`](Self::set_control).
+    pub fn targets(&self) -> Result<Vec<Target>> {
+        let targets = self.targets.iter().map(|target| Ok(target?.0));
+        let targets: Result<_, MapError> = targets.collect();
+        targets.context("cannot read the map TARGETS")
+    }
+
+    /// Writes what the data path has to know of a spliced service.
+    ///
+    /// # Errors
+    /// As [`set_control`](Self::set_control).
+    pub fn set_spliced(&mut self, id: u16, spliced: &Spliced) -> Result<()> {
+        self.spliced
+            .set(id.into(), Wire(*spliced), 0)
+            .with_context(|| format!("cannot write service {id} of the map SPLICED"))
     }
 
     /// Starts the counters of a service at zero.

@@ -1,7 +1,10 @@
 //! What the data path is told while it runs: services, keys and the clock. Holds the controller's
 //! copy of all of it, so that only differences are written.
 
+mod splice;
+
 use std::{
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -10,15 +13,17 @@ use anyhow::{Context as _, Result};
 use xdp_common::{
     abi::{ClosingMarks, Control, SERVICES_MAX},
     closing,
+    splice::flow::{Hop, TARGETS_MAX},
 };
 
 use crate::{
     config::Service,
     datapath::{Datapath, Packets},
     keys::{self, KeyState, Schedule},
+    learned::Agreed,
     offer::KernelOffer,
     secret::Secret,
-    services::{self, Ids, Spliced, Table},
+    services::{self, Ids, Pools, Table, Targets},
 };
 
 /// How long a generation of the service table is left alone after another became live.
@@ -40,6 +45,10 @@ pub struct Protection {
     table: Table,
     ids: Ids,
     services: Vec<Protected>,
+    targets: Targets,
+    /// What is written in `TARGETS`, by address: slot and way.
+    ways: BTreeMap<SocketAddr, (u16, Hop)>,
+    agreed: HashMap<SocketAddr, Agreed>,
     flipped: Option<Instant>,
     epoch: u64,
     /// The data path's clock less the controller's, seconds; known since the first tick.
@@ -86,6 +95,9 @@ impl Protection {
             table: Table::default(),
             ids: Ids::default(),
             services: Vec::new(),
+            targets: Targets::default(),
+            ways: BTreeMap::new(),
+            agreed: HashMap::new(),
             flipped: None,
             epoch: schedule.current,
             clock_offset_s: None,
@@ -116,11 +128,15 @@ impl Protection {
             ids: Ids::adopted(table.services().collect()),
             table,
             services: Vec::new(),
+            targets: Targets::default(),
+            ways: BTreeMap::new(),
+            agreed: HashMap::new(),
             flipped: Some(written),
             epoch: control.epoch.into(),
             clock_offset_s: None,
             cleared: None,
         };
+        protection.adopt_targets()?;
         let wanted = Schedule::at(unix_s).state(&protection.secret);
         let in_use = protection.held().current();
         for step in keys::steps(protection.held(), wanted) {
@@ -225,28 +241,43 @@ impl Protection {
         self.ids.assign(addresses).is_some()
     }
 
-    /// Makes `services` the protected services, all at once. Those that were protected before keep
-    /// their counters.
+    /// Makes `services` the protected services, all at once, with `pools` behind those that are
+    /// spliced. Those that were protected before keep their counters, and targets their slots.
     ///
     /// # Errors
     /// Fails when they do not [fit](Self::fits), or the kernel refuses a write; the services protected before
     /// then still are.
-    pub fn publish(&mut self, services: &[Service], offer: &KernelOffer) -> Result<()> {
+    pub fn publish(
+        &mut self,
+        services: &[Service],
+        offer: &KernelOffer,
+        pools: &Pools,
+    ) -> Result<()> {
         let assignment = self
             .ids
             .assign(services.iter().map(|service| service.address))
             .with_context(|| {
                 format!("the services before and after together are more than {SERVICES_MAX}")
             })?;
-        let plan = self.table.plan(&services::entries(
-            services,
-            &assignment.ids,
-            offer,
-            &Spliced::default(),
-        ))?;
+        let targets = self.plan_targets(pools);
+        if !targets.left_out.is_empty() {
+            log::warn!(
+                "{} addresses of backends are not used, allowed: {TARGETS_MAX} in all",
+                targets.left_out.len()
+            );
+        }
+        let spliced = services::Spliced {
+            agreed: pools.agreed.clone(),
+            targets: targets.slots.clone(),
+        };
+        let entries = services::entries(services, &assignment.ids, offer, &spliced);
+        let plan = self.table.plan(&entries)?;
         for id in &assignment.fresh {
             self.datapath.reset_service(*id)?;
         }
+        // Before the entries that lead there.
+        self.write_spliced(services, &assignment.ids)?;
+        self.write_targets(&spliced.targets)?;
         for write in &plan.writes {
             self.datapath.set_bucket(write)?;
             self.table.written(write);
@@ -260,6 +291,8 @@ impl Protection {
         self.flipped = Some(Instant::now());
         self.services = protected(services, &assignment.ids);
         self.ids.commit(assignment);
+        self.targets.commit(targets);
+        self.agreed.clone_from(&pools.agreed);
         Ok(())
     }
 

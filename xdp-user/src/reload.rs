@@ -19,6 +19,7 @@ use crate::{
     proxying::Proxying,
     running::Running,
     shared::Shared,
+    splicing::{self, Splicing},
     startup, warnings,
 };
 
@@ -30,22 +31,35 @@ pub struct Reloader {
     file: Option<PathBuf>,
     shared: Arc<Shared>,
     proxying: Proxying,
+    /// `None` when no service was spliced at the start.
+    splicing: Option<Splicing>,
+}
+
+/// What a reload changes besides the data path.
+#[derive(Debug)]
+pub struct Strings {
+    /// Of the proxy.
+    pub proxying: Proxying,
+    /// Of spliced services; `None` when there were none at the start.
+    pub splicing: Option<Splicing>,
 }
 
 impl Reloader {
     /// `config` is in force and came from `file`; `None` for the command line.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         config: Config,
         file: Option<PathBuf>,
         shared: Arc<Shared>,
-        proxying: Proxying,
+        strings: Strings,
     ) -> Self {
+        let Strings { proxying, splicing } = strings;
         Self {
             config,
             file,
             shared,
             proxying,
+            splicing,
         }
     }
 
@@ -87,19 +101,20 @@ impl Reloader {
              Restart it with other flags, or with --config",
         )?;
         let config = Config::read(file)?;
+        if self.splicing.is_none() {
+            splicing::refuse(&config.services)?;
+        }
         let offer = self.offer()?;
         if !self.proxying.running() {
             self.config.proxy.clone_from(&config.proxy);
         }
         // Listens before the first client of a new service is admitted.
         let change = self.proxying.stage(&config.proxy, &config.services)?;
-        if !self.with(|running| running.protection.fits(&config.services))? {
-            // Between the two steps, services that are new are not protected yet; those that stay
-            // always are.
-            self.publish(&kept(&self.config.services, &config.services), &offer)
-                .await?;
+        self.stage_spliced(&config.services);
+        if let Err(error) = self.publish_all(&config.services, &offer).await {
+            self.stage_spliced(&self.config.services.clone());
+            return Err(error);
         }
-        self.publish(&config.services, &offer).await?;
         self.proxying.commit(change);
         self.shared.watch(&config.services);
         let reloaded = compare(&self.config, &config);
@@ -107,11 +122,88 @@ impl Reloader {
         Ok(reloaded)
     }
 
+    /// Makes the services of a configuration the protected services, and those that have spliced
+    /// connections left.
+    async fn publish_all(&mut self, configured: &[Service], offer: &KernelOffer) -> Result<()> {
+        let services = self.with_retired(configured);
+        if !self.with(|running| running.protection.fits(&services))? {
+            // Between the two steps, services that are new are not protected yet; those that stay
+            // always are.
+            let kept = kept(&self.config.services, configured);
+            self.publish(&self.with_retired(&kept), offer).await?;
+        }
+        self.publish(&services, offer).await
+    }
+
     /// Makes these the protected services, once the change before has settled.
-    async fn publish(&self, services: &[Service], offer: &KernelOffer) -> Result<()> {
+    async fn publish(&mut self, services: &[Service], offer: &KernelOffer) -> Result<()> {
         let left = self.with(|running| running.protection.grace_left(Instant::now()))?;
         time::sleep(left).await;
-        self.with(|running| running.protection.publish(services, offer))?
+        self.publish_now(services, offer)
+    }
+
+    fn publish_now(&mut self, services: &[Service], offer: &KernelOffer) -> Result<()> {
+        let usage = self.shared.splice().map(|s| Arc::clone(s.thread.usage()));
+        let pools = self.splicing.as_ref().map(|s| s.pools(usage.as_deref()));
+        let pools = pools.unwrap_or_default();
+        let splicing = &mut self.splicing;
+        let published = self.shared.with(|running| {
+            let protection = &mut running.protection;
+            protection.publish(services, offer, &pools)?;
+            if let Some(splicing) = splicing {
+                splicing.announce(protection, offer, &pools);
+            }
+            Ok(())
+        });
+        published.context("levee is stopping")?
+    }
+
+    fn with_retired(&self, configured: &[Service]) -> Vec<Service> {
+        let splicing = self.splicing.as_ref();
+        splicing.map_or_else(|| configured.to_vec(), |s| s.with_retired(configured))
+    }
+
+    fn stage_spliced(&mut self, services: &[Service]) {
+        if let Some(splicing) = &mut self.splicing {
+            let staged = splicing.stage(services);
+            splicing.commit(staged);
+        }
+    }
+
+    /// Tells the splice thread the time and the keys, and the data path what has changed of the
+    /// services that are spliced: addresses of their backends, what these agree to, and that the
+    /// last connection of one that was removed is gone. To be called once a second.
+    pub fn tick(&mut self) {
+        if let Err(error) = self.attend_to_spliced() {
+            log::error!("cannot keep spliced services up to date: {error:#}");
+        }
+    }
+
+    fn attend_to_spliced(&mut self) -> Result<()> {
+        let (Some(splicing), Some(splicer)) = (&mut self.splicing, self.shared.splice()) else {
+            return Ok(());
+        };
+        let control = self.shared.with(|running| *running.protection.control());
+        let Some(control) = control else {
+            return Ok(());
+        };
+        splicer.thread.set_clock(control.clock_s);
+        splicer.thread.set_keys(control.keys);
+        let usage = splicer.thread.usage();
+        splicing.drop_ended(usage);
+        let pools = splicing.pools(Some(usage));
+        let wanted = splicing.with_retired(&self.config.services);
+        let due = self.with(|running| {
+            let protection = &running.protection;
+            let settled = protection.grace_left(Instant::now()).is_zero();
+            let ended = protection.services().len() != wanted.len();
+            settled && (ended || protection.differs_from(&pools))
+        })?;
+        if due {
+            let offer = self.offer()?;
+            self.publish_now(&wanted, &offer)?;
+        }
+        Ok(())
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Running) -> T) -> Result<T> {
@@ -235,8 +327,11 @@ mod tests {
     #[tokio::test]
     async fn flags_cannot_be_read_again() {
         let shared = Arc::new(Shared::new());
-        let proxying = Proxying::new(Arc::clone(&shared), Secret::new([0; 32]));
-        let mut reloader = Reloader::new(config(&["192.0.2.1:80"]), None, shared, proxying);
+        let strings = Strings {
+            proxying: Proxying::new(Arc::clone(&shared), Secret::new([0; 32])),
+            splicing: None,
+        };
+        let mut reloader = Reloader::new(config(&["192.0.2.1:80"]), None, shared, strings);
         let error = reloader.reload().await.unwrap_err().to_string();
         assert!(error.contains("without a configuration file"), "{error}");
     }

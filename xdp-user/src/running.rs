@@ -222,6 +222,7 @@ impl Running {
                 (names::FRAGMENTS, fragments_pressure),
             ],
             proxy: None,
+            splice: None,
         })
     }
 

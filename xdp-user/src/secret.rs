@@ -12,7 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use hkdf::Hkdf;
 use nix::unistd::geteuid;
+use sha2::Sha256;
 
 /// Length of the secret, bytes.
 pub const SECRET_LEN: usize = 32;
@@ -22,6 +24,9 @@ const FILE_LEN: usize = 2 * SECRET_LEN + 1;
 
 /// Permission bits of the group and of others, none of which may be set.
 const FOREIGN_BITS: u32 = 0o077;
+
+/// Tells the key derived here from others of the same secret.
+const CLIENT_HASH_INFO: &[u8] = b"levee proxy client hash";
 
 /// The master secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,6 +49,22 @@ impl Secret {
     #[must_use]
     pub const fn bytes(&self) -> &[u8; SECRET_LEN] {
         &self.0
+    }
+
+    /// The key of the hash that sends clients to backends. Machines with the same secret send a
+    /// client to the same backend.
+    #[must_use]
+    pub fn client_hash_key(&self) -> [u64; 2] {
+        let mut derived = [0; 16];
+        Hkdf::<Sha256>::new(None, &self.0)
+            .expand(CLIENT_HASH_INFO, &mut derived)
+            .expect("16 bytes are less than HKDF-SHA256 can give");
+        let [low, high] = [0, 8].map(|at| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&derived[at..at + 8]);
+            u64::from_le_bytes(word)
+        });
+        [low, high]
     }
 
     /// Reads the secret, making the file (and its directory) first if there is none.

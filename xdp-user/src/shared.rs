@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Result;
 use tokio::sync::watch;
+use xdp_common::abi::names;
 
 use crate::{
     config::Service,
@@ -17,6 +18,7 @@ use crate::{
     reap::Watched,
     running::Running,
     snapshot::{ProxySnapshot, Snapshot},
+    splicing::Splicer,
 };
 
 /// What is shared.
@@ -26,6 +28,7 @@ pub struct Shared {
     state: Mutex<State>,
     /// Outlives the state: connections go on while levee stops.
     proxy: Mutex<Option<Arc<Proxy>>>,
+    splice: Mutex<Option<Splicer>>,
     /// The services whose sockets in the kernel are looked at.
     watched: watch::Sender<Vec<Arc<Watched>>>,
 }
@@ -47,6 +50,7 @@ impl Shared {
             started: Instant::now(),
             state: Mutex::new(State::Starting),
             proxy: Mutex::default(),
+            splice: Mutex::default(),
             watched: watch::Sender::default(),
         }
     }
@@ -98,6 +102,17 @@ impl Shared {
     /// The proxy is there from now on.
     pub fn set_proxy(&self, proxy: Arc<Proxy>) {
         *self.proxy_lock() = Some(proxy);
+    }
+
+    /// What splices; `None` as long as no service needed it.
+    #[must_use]
+    pub fn splice(&self) -> Option<Splicer> {
+        self.splice_lock().clone()
+    }
+
+    /// Connections are spliced from now on.
+    pub fn set_splice(&self, splicer: Splicer) {
+        *self.splice_lock() = Some(splicer);
     }
 
     /// Has the sockets of these services looked at from now on.
@@ -154,11 +169,20 @@ impl Shared {
             services: proxy.services(),
             workers: proxy.workers(),
         });
+        if let Some(splicer) = self.splice() {
+            let pressure = splicer.thread.flows() as f64 / f64::from(splicer.thread.capacity());
+            snapshot.map_pressure.push((names::FLOWS, pressure));
+            snapshot.splice = Some(splicer.snapshot());
+        }
         Ok(Some(snapshot))
     }
 
     fn proxy_lock(&self) -> MutexGuard<'_, Option<Arc<Proxy>>> {
         self.proxy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn splice_lock(&self) -> MutexGuard<'_, Option<Splicer>> {
+        self.splice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,7 +1,7 @@
 //! What levee has counted and what state it is in, at one moment: the common source of metrics and
 //! of `levee status`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use xdp_common::verdict::{Action, Admission, Verdict};
 
@@ -10,6 +10,7 @@ use crate::{
     datapath::Packets,
     proxy::{LimitEntries, runtime::ServiceRuntime, stats::WorkerStats},
     reap::Watched,
+    splicing::{directory::SplicedService, stats::ThreadStats},
 };
 
 /// Everything at one moment.
@@ -31,6 +32,21 @@ pub struct Snapshot {
     pub map_pressure: Vec<(&'static str, f64)>,
     /// The proxy; `None` when no service needs it.
     pub proxy: Option<ProxySnapshot>,
+    /// Spliced connections; `None` when no service needs them.
+    pub splice: Option<SpliceSnapshot>,
+}
+
+/// Spliced connections. What is counted of them is read when it is looked at.
+#[derive(Clone, Debug)]
+pub struct SpliceSnapshot {
+    /// Connections that there may be at a time.
+    pub flows_max: u32,
+    /// The services.
+    pub services: Vec<Arc<SplicedService>>,
+    /// What the splice thread counts.
+    pub thread: Arc<ThreadStats>,
+    /// Why there is no way to some targets, by slot.
+    pub obstacles: Arc<HashMap<u16, String>>,
 }
 
 /// The proxy. What it counts is read when it is looked at.

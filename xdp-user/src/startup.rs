@@ -24,6 +24,8 @@ use crate::{
     protection::Protection,
     running::{Programs, Running},
     secret::Secret,
+    services::Pools,
+    splicing::{self, Splicer, Splicing, hops::Finder},
     vlans::Vlans,
 };
 
@@ -43,6 +45,7 @@ pub struct Prepared {
 pub struct Loaded {
     /// The programs, and the maps that are not taken out.
     pub ebpf: Ebpf,
+    offer: KernelOffer,
     prepared: Prepared,
     protection: Protection,
     adopted: bool,
@@ -74,24 +77,33 @@ pub fn prepare(config: Config) -> Result<Prepared> {
 }
 
 impl Prepared {
+    /// Spliced connections that there has to be room for.
+    fn flows(&self) -> u32 {
+        let mut services = self.config.services.iter();
+        match services.any(|service| service.splice().is_some()) {
+            true => self.config.splice.flows_max,
+            false => 0,
+        }
+    }
+
     /// The master secret.
     #[must_use]
     pub const fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    /// Brings the data path into the kernel and tells it everything it needs. Takes some tenths of
-    /// a second.
+    /// Brings the data path into the kernel and tells it everything it needs, with `pools` behind
+    /// services that are spliced. Takes some tenths of a second.
     ///
     /// # Errors
     /// Says what the kernel refuses.
-    pub fn load(mut self) -> Result<Loaded> {
+    pub fn load(mut self, pools: &Pools) -> Result<Loaded> {
         log::info!(
             "kernel {} has what it takes: {} and tcx; loading the programs",
             self.kernel_release,
             ASSIGN_TCP_REQSK.name
         );
-        let object = Object::new(self.kernel)?;
+        let object = Object::new(self.kernel)?.with_flows(self.flows());
         let (mut ebpf, maps) = object.load(self.config.verify_syn_checksum, &self.pins)?;
         self.pins.pin_maps(&ebpf, &maps)?;
         let datapath = Datapath::take(&mut ebpf)?;
@@ -109,9 +121,11 @@ impl Prepared {
             );
         }
         thread::sleep(protection.grace_left(Instant::now()));
-        protection.publish(&self.config.services, &offer(&self.links)?)?;
+        let offer = offer(&self.links)?;
+        protection.publish(&self.config.services, &offer, pools)?;
         Ok(Loaded {
             ebpf,
+            offer,
             prepared: self,
             protection,
             adopted,
@@ -120,6 +134,21 @@ impl Prepared {
 }
 
 impl Loaded {
+    /// Begins to splice connections, as was published with `pools`.
+    ///
+    /// # Errors
+    /// Says what the kernel refuses.
+    pub fn splice(&mut self, splicing: &mut Splicing, pools: &Pools) -> Result<(Splicer, Finder)> {
+        splicing.start(splicing::start::Start {
+            ebpf: &mut self.ebpf,
+            protection: &mut self.protection,
+            links: &self.prepared.links,
+            secret: &self.prepared.secret,
+            pools,
+            offer: &self.offer,
+        })
+    }
+
     /// Attaches the programs to the interfaces, or puts them in the place of those of an earlier
     /// controller: from here on SYNs are answered. The programs stay as long as the result does, or
     /// longer, where they are pinned.

@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub mod proxy;
+pub mod splice;
 
 /// Services named in one warning.
 const NAMED_MAX: usize = 8;
@@ -19,7 +20,10 @@ const NAMED_MAX: usize = 8;
 /// Logs everything that keeps clients out or the proxy from what it is configured for.
 pub fn log_all(config: &Config) {
     log_unreachable(&config.services);
-    for warning in proxy::warnings(config) {
+    for warning in proxy::warnings(config)
+        .into_iter()
+        .chain(splice::warnings(config))
+    {
         log::warn!("{warning}");
     }
 }
@@ -46,7 +50,8 @@ fn unreachable(
     is_local: impl Fn(IpAddr) -> bool,
 ) -> Vec<String> {
     let (mut foreign, mut alone, mut multipath) = (Vec::new(), Vec::new(), Vec::new());
-    for service in services {
+    // What is spliced needs neither: packets are taken before the kernel looks for an address.
+    for service in services.iter().filter(|s| s.splice().is_none()) {
         let mut serving = listeners
             .iter()
             .filter(|listener| listener.serves(service.address))

@@ -7,11 +7,12 @@ use serde_json::Value;
 use crate::{expression, files, rules};
 
 /// Rows that the dashboard has, in order.
-const ROWS: [&str; 6] = [
+const ROWS: [&str; 7] = [
     "Overview",
     "Handshake and floods",
     "Connections and reaping",
     "Backends",
+    "Spliced connections",
     "Data path",
     "Controller",
 ];

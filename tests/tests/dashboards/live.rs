@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use levee_tests::{
     levee::{Levee, ProxySetup},
     netns::Netns,
     server::Nginx,
-    topology::{HOST_V4, INTERFACE, Lab, LabOptions},
+    topology::{CLIENT_V4, HOST_V4, INTERFACE, Lab, LabOptions},
 };
 use nix::sys::signal::Signal;
 
@@ -31,6 +31,12 @@ const LIMITED_PORT: u16 = 8082;
 const SILENT_PORT: u16 = 8083;
 /// Where that one is: what the host sends to the flood's sources is dropped.
 const SILENT_BACKEND: &str = "198.18.0.1:80";
+/// Spliced, to a server behind the same interface.
+const SPLICED_PORT: u16 = 8084;
+/// Where that server is.
+const SPLICED_BACKEND: (Ipv4Addr, u16) = (CLIENT_V4, 9003);
+/// An address of the host that spliced connections alone come from.
+const SPLICED_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 9);
 /// Where the backend is that works.
 const BACKEND: &str = "127.0.0.1:9001";
 /// Connections of one client to the limited service.
@@ -112,7 +118,19 @@ connect_timeout = "5m"
 [[service.backend]]
 address = "{SILENT_BACKEND}"
 name = "silent"
-"#
+
+[[service]]
+address = "{HOST_V4}:{SPLICED_PORT}"
+name = "spliced"
+mode = "splice"
+nat = "full"
+nat_pool = ["{SPLICED_SOURCE}"]
+time_wait_timeout = "1s"
+[[service.backend]]
+address = "{backend}"
+name = "behind"
+"#,
+        backend = SocketAddr::from(SPLICED_BACKEND),
     )
 }
 
@@ -234,6 +252,10 @@ fn every_query_has_an_answer() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let addresses = [service(HOST_PORT), BACKEND.parse().unwrap()];
     let _server = Nginx::start(&lab.host, &addresses).unwrap();
+    let _behind = Nginx::start(&lab.client, &[SPLICED_BACKEND.into()]).unwrap();
+    lab.host
+        .address(SPLICED_SOURCE.into(), 24, INTERFACE)
+        .unwrap();
     let setup = ProxySetup {
         interfaces: &[INTERFACE],
         configuration: &configuration(),
@@ -246,7 +268,8 @@ fn every_query_has_an_answer() {
         scrapes.unwrap().iter().any(|&count| count >= 2.0)
     });
 
-    let loads = [HOST_PORT, CHECKED_PORT, UNCHECKED_PORT].map(|port| load(&lab, port));
+    let loads =
+        [HOST_PORT, CHECKED_PORT, UNCHECKED_PORT, SPLICED_PORT].map(|port| load(&lab, port));
     flood(&lab, FloodKind::Syn);
     flood(&lab, FloodKind::Ack);
     let idle = open(&lab.client, CHECKED_PORT, 10);

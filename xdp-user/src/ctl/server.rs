@@ -22,7 +22,11 @@ use tokio::{
 };
 
 use super::{Connections, LISTED_MAX, Reloaded, Request, Response, Status};
-use crate::{proxy::Proxy, shared::Shared};
+use crate::{
+    engine::reason::CloseReason,
+    proxy::info::{Filter, Listing},
+    shared::Shared,
+};
 
 /// Clients served at once; more wait.
 const CLIENTS_MAX: usize = 64;
@@ -192,7 +196,7 @@ async fn answer(
         }
         Request::Connections { selection, limit } => {
             let filter = selection.filter().map_err(Error::msg)?;
-            let listing = proxy(shared)?.list(&filter, limit.min(LISTED_MAX)).await?;
+            let listing = list(shared, &filter, limit.min(LISTED_MAX)).await?;
             Ok(Response::Connections(Connections {
                 rows: listing.rows,
                 matched: listing.matched,
@@ -205,15 +209,45 @@ async fn answer(
                 "found {} condition, allowed: an id or conditions, or --all alone",
                 if all { "--all with a" } else { "no" }
             );
-            let killed = proxy(shared)?.kill(&filter).await?;
-            log::info!("{killed} connection(s) of the proxy ended on request");
+            let killed = kill(shared, &filter).await?;
+            log::info!("{killed} connection(s) ended on request");
             Ok(Response::Killed(killed))
         }
     }
 }
 
-fn proxy(shared: &Shared) -> Result<Arc<Proxy>> {
-    shared
-        .proxy()
-        .context("no service of this levee is in proxy mode: it has no connections of its own")
+/// Connections of the proxy and spliced ones.
+async fn list(shared: &Shared, filter: &Filter, max: usize) -> Result<Listing> {
+    let mut listing = Listing::default();
+    has_connections(shared)?;
+    if let Some(proxy) = shared.proxy() {
+        listing = proxy.list(filter, max).await?;
+    }
+    if let Some(splicer) = shared.splice() {
+        let left = max - listing.rows.len();
+        let more = splicer.thread.list(filter, left).await?;
+        listing.rows.extend(more.rows);
+        listing.matched += more.matched;
+    }
+    Ok(listing)
+}
+
+async fn kill(shared: &Shared, filter: &Filter) -> Result<u64> {
+    let mut killed = 0;
+    has_connections(shared)?;
+    if let Some(proxy) = shared.proxy() {
+        killed += proxy.kill(filter).await?;
+    }
+    if let Some(splicer) = shared.splice() {
+        killed += splicer.thread.end(filter, CloseReason::Killed).await?;
+    }
+    Ok(killed)
+}
+
+fn has_connections(shared: &Shared) -> Result<()> {
+    ensure!(
+        shared.proxy().is_some() || shared.splice().is_some(),
+        "no service of this levee is in proxy or splice mode: it has no connections of its own"
+    );
+    Ok(())
 }

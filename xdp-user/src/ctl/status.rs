@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use xdp_common::verdict::{Action, Admission, Verdict};
 
 pub(super) use proxy::{BackendStatus, ProxyServiceStatus, ProxyStatus};
+pub(super) use splice::{SpliceServiceStatus, SpliceStatus, TargetStatus};
 
 use crate::snapshot::{InterfaceSnapshot, ServiceSnapshot, Snapshot, by_action};
 
 mod proxy;
+mod splice;
 
 /// The state of a running levee. Fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Status {
     /// The proxy; `None` when no service needs it.
     #[serde(default)]
     pub proxy: Option<ProxyStatus>,
+    /// Spliced connections; `None` when no service needs them.
+    #[serde(default)]
+    pub splice: Option<SpliceStatus>,
 }
 
 /// One interface.
@@ -140,6 +145,7 @@ impl Status {
                 })
                 .collect(),
             proxy: snapshot.proxy.as_ref().map(Into::into),
+            splice: snapshot.splice.as_ref().map(Into::into),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Status, status::Actions};
 
 mod proxy;
+mod splice;
 
 /// Drop reasons shown.
 const REASONS_MAX: usize = 8;
@@ -20,6 +21,10 @@ pub fn render(status: &Status) -> String {
     if let Some(proxy) = &status.proxy {
         text += "\n";
         text += &proxy::render(proxy);
+    }
+    if let Some(splice) = &status.splice {
+        text += "\n";
+        text += &splice::render(splice);
     }
     if status.drops.is_empty() {
         text += "\nNothing dropped.\n";

@@ -21,12 +21,13 @@ fn the_table_shows_what_matters() {
     status.pid = 4711;
     let expected = "\
 levee 0.1.0 (pid 4711), up 1 h 2 min, cookie key epoch 27000000: protecting
+It took the data path over from an earlier levee, whose counters go on.
 
 INTERFACE  MODE    PASSED  ANSWERED  DROPPED  PASSED/s  ANSWERED/s  DROPPED/s
-eth0       native   8 045     1 007   16 248       125          17        408
+eth0       native   8 045     1 007   20 363       125          17        563
 
 SERVICE  ADDRESS         SYN-ACKS  VALID  INVALID  ADMITTED  NO LISTENER  REFUSED  UNPROVEN  SYN_RECV
-web      192.0.2.10:443     2 007  2 004    2 021     2 025        2 026    2 027     2 101     2 202
+web      192.0.2.10:443     2 007  2 004    2 021     2 033        2 034    2 035     2 101     2 202
 
 Proxy: 6 403 of at most 100 000 connections, 2 thread(s), 6.3 KiB wait for slow receivers
 
@@ -43,15 +44,24 @@ app      ended        idle_timeout        3 004
 app      ended        finished            3 003
 app      refused      client_rate         3 002
 
-DROP REASON         PACKETS
-reply_failed          1 023
-rst_no_connection     1 022
-cookie_invalid        1 021
-source_invalid        1 020
-syn_checksum          1 019
-syn_ack_unexpected    1 018
-flags_syn_rst         1 017
-flags_syn_fin         1 016
+Spliced: 4 011 of at most 1 048 576 connections
+
+SPLICED   OPEN  CLOSING  OVER   MADE  FAILED  ENDED  HALF-OPEN    OLDEST
+db       4 005        0     0  4 001   4 002  4 004  4 006/4 096  2.5 s
+
+BACKEND  OF  ADDRESS         STATE    WEIGHT  ACTIVE  MADE  FAILED  TCP
+one      db  10.0.0.21:5432  unknown  1.00         0     0       0  -
+10.0.0.21:5432 cannot be reached: no route
+
+DROP REASON        PACKETS
+fragment_spliced     1 031
+next_hop_unknown     1 030
+engine_absent        1 029
+ttl_expired          1 025
+reply_failed         1 023
+rst_no_connection    1 022
+cookie_invalid       1 021
+source_invalid       1 020
 ";
     assert_eq!(render(&status), expected);
     status.drops.clear();
@@ -121,7 +131,7 @@ fn clients_are_answered() {
         };
         let error = request(path, listing).unwrap_err().to_string();
         assert!(
-            error.starts_with("no service of this levee is in proxy mode"),
+            error.starts_with("no service of this levee is in proxy or splice mode"),
             "{error}"
         );
     });

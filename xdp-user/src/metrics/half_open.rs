@@ -1,6 +1,7 @@
 //! Connections in the making, on either side of levee.
 
 use prometheus::proto::MetricFamily;
+use xdp_common::splice::flow::FlowState;
 
 use super::{
     family::Family,
@@ -9,6 +10,7 @@ use super::{
 use crate::{
     engine::{reason::CloseReason, tcp::Side},
     snapshot::Snapshot,
+    splicing::stats::state_index,
 };
 
 pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
@@ -31,26 +33,35 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
             age.add(&labels, watched.stats.syn_recv_oldest_ms.get() as f64 / 1e3);
         }
     }
-    let Some(proxy) = &snapshot.proxy else {
-        return vec![depth.build(), age.build()];
-    };
     let mut limit = Family::gauge(
         "levee_half_open_limit",
         "Connections that may be in the making at a time, by leg.",
     );
-    for service in &proxy.services {
+    for service in snapshot.proxy.iter().flat_map(|proxy| &proxy.services) {
         let labels = [("service", &*service.name), ("leg", Side::Backend.label())];
         let stats = &service.stats;
         depth.add(&labels, stats.half_open.get() as f64);
         age.add(&labels, stats.half_open_oldest_ms.get() as f64 / 1e3);
         limit.add(&labels, service.config.half_open_max.into());
     }
-    let evicted = Family::counter(
-        "levee_half_open_evicted_total",
-        "Connects in progress of silent clients that made room for others.",
-    );
-    let evicted = by_service(evicted, proxy, |service| {
-        closed(service, CloseReason::HalfOpenEvicted)
-    });
-    vec![depth.build(), age.build(), limit.build(), evicted]
+    for service in snapshot.splice.iter().flat_map(|splice| &splice.services) {
+        let name = &*service.runtime.name;
+        let labels = [("service", name), ("leg", Side::Backend.label())];
+        let stats = &service.stats;
+        let pending = stats.states[state_index(FlowState::SynSent)].get();
+        depth.add(&labels, pending as f64);
+        age.add(&labels, stats.half_open_oldest_ms.get() as f64 / 1e3);
+        limit.add(&labels, service.engine.half_open_max.into());
+    }
+    let mut families = vec![depth.build(), age.build(), limit.build()];
+    if let Some(proxy) = &snapshot.proxy {
+        let evicted = Family::counter(
+            "levee_half_open_evicted_total",
+            "Connects in progress of silent clients that made room for others.",
+        );
+        families.push(by_service(evicted, proxy, |service| {
+            closed(service, CloseReason::HalfOpenEvicted)
+        }));
+    }
+    families
 }

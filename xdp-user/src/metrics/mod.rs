@@ -1,17 +1,20 @@
 //! Metrics in Prometheus's text format, made from a snapshot whenever they are asked for.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
 use prometheus::{
     Encoder as _, Registry, TextEncoder, process_collector::ProcessCollector, proto::MetricFamily,
 };
 
 use self::family::{Family, flag};
-use crate::{engine::reason::CloseReason, snapshot::Snapshot};
+use crate::{engine::reason::CloseReason, proxy::runtime::ServiceRuntime, snapshot::Snapshot};
 
 mod datapath;
 mod family;
 mod half_open;
 mod proxy;
+mod splice;
 
 /// The content type of what [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -46,6 +49,8 @@ impl Metrics {
             families.extend(half_open::families(snapshot));
             families.push(reaped(snapshot));
             families.extend(snapshot.proxy.iter().flat_map(proxy::families));
+            families.extend(proxy::backends::families(&with_backends(snapshot)));
+            families.extend(snapshot.splice.iter().flat_map(splice::families));
         }
         let process = self.process.gather();
         if snapshot.is_some_and(|snapshot| snapshot.proxy.is_some()) {
@@ -143,7 +148,25 @@ fn reaped(snapshot: &Snapshot) -> MetricFamily {
             family.add(&labels, proxy::closed(service, *reason) as f64);
         }
     }
+    for service in snapshot.splice.iter().flat_map(|splice| &splice.services) {
+        for reason in CloseReason::ALL.iter().filter(|reason| reason.is_reaped()) {
+            let labels = [
+                ("service", &*service.runtime.name),
+                ("reason", reason.label()),
+            ];
+            let reaped = &service.stats.closed[reason.index()];
+            family.add(&labels, reaped.get() as f64);
+        }
+    }
     family.build()
+}
+
+/// The services that have backends.
+fn with_backends(snapshot: &Snapshot) -> Vec<Arc<ServiceRuntime>> {
+    let proxied = snapshot.proxy.iter().flat_map(|proxy| &proxy.services);
+    let spliced = snapshot.splice.iter().flat_map(|splice| &splice.services);
+    let spliced = spliced.map(|service| &service.runtime);
+    proxied.chain(spliced).map(Arc::clone).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
     snapshot::ProxySnapshot,
 };
 
-mod backends;
+pub(super) mod backends;
 mod workers;
 
 /// The direction of bytes, by the [index](Side::index) of who sent them.
@@ -22,7 +22,6 @@ const DIRECTIONS: [&str; 2] = ["in", "out"];
 pub(super) fn families(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
     let mut families = connections(proxy);
     families.extend(ends(proxy));
-    families.extend(backends::families(proxy));
     families.extend(workers::families(proxy));
     families
 }

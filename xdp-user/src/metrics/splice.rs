@@ -67,10 +67,16 @@ fn flows(splice: &SpliceSnapshot) -> Vec<MetricFamily> {
     );
     let reasons = CloseReason::ALL.iter().map(|reason| reason.label());
     vec![
-        by_label(states, splice, "state", STATES.iter().copied(), |stats, i| {
-            stats.states[i].get()
+        by_label(
+            states,
+            splice,
+            "state",
+            STATES.iter().copied(),
+            |stats, i| stats.states[i].get(),
+        ),
+        by_label(closed, splice, "reason", reasons, |stats, i| {
+            stats.closed[i].get()
         }),
-        by_label(closed, splice, "reason", reasons, |stats, i| stats.closed[i].get()),
         limit.with(&[], splice.flows_max.into()).build(),
     ]
 }
@@ -102,7 +108,9 @@ fn handshakes(splice: &SpliceSnapshot) -> Vec<MetricFamily> {
         by_label(outcomes, splice, "outcome", outcome_labels, |stats, i| {
             stats.outcomes[i].get()
         }),
-        by_label(notices, splice, "event", notice_labels, |stats, i| stats.notices[i].get()),
+        by_label(notices, splice, "event", notice_labels, |stats, i| {
+            stats.notices[i].get()
+        }),
         duration.build(),
         by_service(full, splice, |service| service.stats.full.get() as f64),
     ]

@@ -32,9 +32,9 @@ fn every_value_has_its_line() {
         "levee_syncookies_sent_total{service=\"web\"} 2007",
         "levee_syncookies_valid_total{service=\"web\"} 2004",
         "levee_syncookies_invalid_total{service=\"web\"} 2021",
-        "levee_connections_admitted_total{service=\"web\"} 2025",
-        "levee_admission_failures_total{service=\"web\",reason=\"no_listener\"} 2026",
-        "levee_admission_failures_total{service=\"web\",reason=\"refused\"} 2027",
+        "levee_connections_admitted_total{service=\"web\"} 2033",
+        "levee_admission_failures_total{service=\"web\",reason=\"no_listener\"} 2034",
+        "levee_admission_failures_total{service=\"web\",reason=\"refused\"} 2035",
     ] {
         assert!(
             text.lines().any(|l| l == line),
@@ -61,6 +61,7 @@ fn every_value_has_its_line() {
 fn what_is_not_configured_has_no_family() {
     let mut snapshot = snapshot();
     snapshot.proxy = None;
+    snapshot.splice = None;
     for service in &mut snapshot.services {
         service.kernel = None;
     }
@@ -144,6 +145,38 @@ fn every_value_of_the_proxy_has_its_line() {
 }
 
 #[test]
+fn every_value_of_spliced_connections_has_its_line() {
+    let text = render(Some(&snapshot()));
+    let target = "service=\"db\",backend=\"one\",address=\"10.0.0.21:5432\"";
+    for line in [
+        "levee_flows{service=\"db\",state=\"ESTABLISHED\"} 4005",
+        "levee_flows{service=\"db\",state=\"TIME_WAIT\"} 0",
+        "levee_flows_closed_total{service=\"db\",reason=\"idle_timeout\"} 4004",
+        "levee_flows_limit 1048576",
+        "levee_connections_reaped_total{service=\"db\",reason=\"idle_timeout\"} 4004",
+        "levee_handshakes_total{service=\"db\",outcome=\"established\"} 4001",
+        "levee_handshakes_total{service=\"db\",outcome=\"timeout\"} 4002",
+        "levee_handshake_events_total{service=\"db\",event=\"failed_over\"} 4003",
+        "levee_handshake_duration_seconds_count{service=\"db\"} 1",
+        "levee_service_full_total{service=\"db\"} 4007",
+        "levee_half_open_connections{service=\"db\",leg=\"backend\"} 4006",
+        "levee_half_open_oldest_age_seconds{service=\"db\",leg=\"backend\"} 2.5",
+        "levee_half_open_limit{service=\"db\",leg=\"backend\"} 4096",
+        "levee_backends_differ{service=\"db\"} 0",
+        "levee_splice_frames_received_total 4012",
+        "levee_splice_frames_sent_total 4013",
+        "levee_flow_sweep_seconds_total 1.5",
+        &format!("levee_target_reachable{{{target}}} 0"),
+        &format!("levee_backend_up{{{target}}} 1"),
+    ] {
+        assert!(
+            text.lines().any(|l| l == line),
+            "{line} is missing:\n{text}"
+        );
+    }
+}
+
+#[test]
 fn every_reason_of_the_proxy_is_there_even_at_zero() {
     let text = render(Some(&snapshot()));
     let closed = CloseReason::ALL
@@ -169,6 +202,7 @@ fn every_reason_of_the_proxy_is_there_even_at_zero() {
 fn without_a_proxy_there_is_nothing_of_it() {
     let mut snapshot = snapshot();
     snapshot.proxy = None;
+    snapshot.splice = None;
     let text = render(Some(&snapshot));
     assert!(
         !text.contains("levee_backend") && !text.contains("reaper"),
@@ -180,6 +214,7 @@ fn without_a_proxy_there_is_nothing_of_it() {
 fn there_need_not_be_any_backend_nor_any_reaping() {
     let mut snapshot = snapshot();
     snapshot.services[0].kernel = None;
+    snapshot.splice = None;
     let proxy = snapshot.proxy.as_mut().unwrap();
     proxy.services[0].pool.store(Pool::default());
     let text = render(Some(&snapshot));

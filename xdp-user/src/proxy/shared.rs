@@ -10,8 +10,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use hkdf::Hkdf;
-use sha2::Sha256;
 
 use super::{fds::Budget, runtime::ServiceRuntime};
 use crate::{
@@ -29,9 +27,6 @@ const PARTS: usize = 16;
 
 /// Entries of one part that one sweep looks at.
 const SWEEP: usize = 4_096;
-
-/// Tells the keys derived here from others of the same secret.
-const MAGLEV_INFO: &[u8] = b"levee proxy client hash";
 
 /// Bounds, and keys of hashes that clients could otherwise steer.
 pub(super) struct Shared {
@@ -82,16 +77,12 @@ impl Shared {
     ) -> Result<Self> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).context("no random numbers")?;
-        let mut derived = [0; 16];
-        Hkdf::<Sha256>::new(None, secret.bytes())
-            .expand(MAGLEV_INFO, &mut derived)
-            .expect("16 bytes are less than HKDF-SHA256 can give");
         Ok(Self {
             budget,
             connections: AtomicU32::new(0),
             tables: (0..PARTS).map(|_| Mutex::default()).collect(),
             limits_key: words(random),
-            client_hash_key: words(derived),
+            client_hash_key: secret.client_hash_key(),
             buffer_bytes_max: globals.buffer_bytes_max / u64::from(workers),
             pipes_max: budget.pipes_max / u32::from(workers),
             workers,

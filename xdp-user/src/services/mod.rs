@@ -1,7 +1,10 @@
 //! The service table: from the configured services to the buckets the data path looks them up in.
 //! Pure: what has to be written is planned here, and written by `datapath`.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
+};
 
 use xdp_common::abi::{
     KIND_ADDRESS, KIND_SERVICE, KIND_TARGET, MODE_KERNEL, MODE_SPLICE, OFFER_WINDOW_SCALE,
@@ -18,7 +21,28 @@ pub use ids::{Assignment, Ids};
 pub use table::{BucketWrite, Plan, Table, TableFull};
 pub use targets::{TargetPlan, Targets};
 
-/// What the services' table is made of.
+/// Where spliced connections may lead, and what may be offered for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pools {
+    /// The backends' addresses.
+    pub targets: BTreeSet<SocketAddr>,
+    /// What the backends of a service agree to, by the service's address, as far as it is known.
+    pub agreed: HashMap<SocketAddr, Agreed>,
+    /// The slots in `TARGETS` that connections lead to; `None` when that is not known.
+    pub in_use: Option<HashSet<u16>>,
+}
+
+impl Pools {
+    /// Whether connections may lead to the target in this slot.
+    #[must_use]
+    pub fn is_in_use(&self, slot: u16) -> bool {
+        self.in_use
+            .as_ref()
+            .is_none_or(|slots| slots.contains(&slot))
+    }
+}
+
+/// What the table tells of spliced services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spliced {
     /// What the backends of services in `splice` mode agree to, by the service's address; one that

@@ -103,10 +103,10 @@ impl Targets {
         self.free = self.unheld();
     }
 
-    /// Whether some address is held only for the connections that lead there.
+    /// Whether a plan changes nothing.
     #[must_use]
-    pub fn any_retired(&self) -> bool {
-        self.held.values().any(|held| held.retired)
+    pub fn is_as_planned(&self, plan: &TargetPlan) -> bool {
+        self.held == plan.held
     }
 
     fn unheld(&self) -> BTreeSet<u16> {
@@ -140,13 +140,10 @@ mod tests {
         let mut targets = Targets::default();
         let first = apply(&mut targets, &[1, 2, 1], &[]);
         assert_eq!(first, [(1, 0), (2, 1)], "two services share a target");
-        assert!(!targets.any_retired());
         let both = [(1, 0), (2, 1), (3, 2)];
         assert_eq!(apply(&mut targets, &[2, 3], &[0]), both, "no longer wanted");
-        assert!(targets.any_retired());
         assert_eq!(apply(&mut targets, &[2, 3], &[0]), both, "still in use");
         assert_eq!(apply(&mut targets, &[2, 3], &[]), [(2, 1), (3, 2)]);
-        assert!(!targets.any_retired());
         assert_eq!(
             apply(&mut targets, &[2, 3, 4], &[]),
             [(2, 1), (3, 2), (4, 0)],
@@ -167,15 +164,18 @@ mod tests {
     fn one_that_comes_back_is_not_retired() {
         let mut targets = Targets::default();
         apply(&mut targets, &[1], &[]);
-        apply(&mut targets, &[], &[0]);
-        assert_eq!(apply(&mut targets, &[1], &[0]), [(1, 0)]);
-        assert!(!targets.any_retired());
+        let plan = targets.plan([], |_| true);
+        assert!(!targets.is_as_planned(&plan), "it is retired");
+        targets.commit(plan);
+        assert!(targets.is_as_planned(&targets.plan([], |_| true)));
+        assert!(!targets.is_as_planned(&targets.plan([], |_| false)));
+        apply(&mut targets, &[1], &[0]);
+        assert!(targets.is_as_planned(&targets.plan([target(1)], |_| false)));
     }
 
     #[test]
     fn what_was_there_before_goes_on() {
         let mut targets = Targets::adopted([(target(9), 5), (target(8), 0)]);
-        assert!(targets.any_retired());
         let slots = apply(&mut targets, &[9, 7], &[0]);
         assert_eq!(slots, [(7, 1), (8, 0), (9, 5)]);
     }

@@ -2,17 +2,25 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use xdp_common::abi::COUNTERS;
+use xdp_common::{abi::COUNTERS, splice::flow::FlowState};
 
 use super::*;
 use crate::{
     config::Config,
     engine::{
         Tick,
+        handshake::{
+            effects,
+            outcome::{Notice, Outcome},
+        },
         reason::{CloseReason, Refusal},
         tcp::{Side, TcpState},
     },
     reap::KernelStats,
+    splicing::{
+        directory::{SplicedTarget, timeouts},
+        stats::{ServiceStats, state_index},
+    },
 };
 
 /// Packets that start at `base` in the first slot and grow by one.
@@ -51,6 +59,7 @@ pub(crate) fn snapshot() -> Snapshot {
         }],
         map_pressure: vec![("SERVICES", 0.25), ("FRAGMENTS", 0.0)],
         proxy: Some(proxy()),
+        splice: Some(splice()),
     }
 }
 
@@ -126,5 +135,63 @@ pub(crate) fn proxy() -> ProxySnapshot {
         },
         services: vec![Arc::new(service)],
         workers: vec![worker(3201), worker(3202)],
+    }
+}
+
+const SPLICED: &str = r#"
+    [[interface]]
+    name = "eth0"
+    [[service]]
+    name = "db"
+    address = "192.0.2.11:5432"
+    mode = "splice"
+    [[service.backend]]
+    name = "one"
+    address = "10.0.0.21:5432"
+"#;
+
+/// Spliced connections of one service, to whose only target there is no way.
+pub(crate) fn splice() -> SpliceSnapshot {
+    let config = Config::parse("fixture", SPLICED).expect("a valid configuration");
+    let service = &config.services[0];
+    let runtime = ServiceRuntime::new(service, None, Tick(0)).expect("a service with backends");
+    let stats = ServiceStats::default();
+    stats.outcomes[Outcome::Established.index()].add(4001);
+    stats.outcomes[Outcome::Timeout.index()].add(4002);
+    stats.notices[Notice::FailedOver.index()].add(4003);
+    stats.closed[CloseReason::IdleTimeout.index()].add(4004);
+    stats.states[state_index(FlowState::Established)].set(4005);
+    stats.states[state_index(FlowState::SynSent)].set(4006);
+    stats.handshake.observe(Duration::from_millis(1));
+    stats.full.add(4007);
+    stats.half_open_oldest_ms.set(2500);
+    let thread = ThreadStats::default();
+    thread.flows.set(4011);
+    thread.received.add(4012);
+    thread.sent.add(4013);
+    thread.sweep_us.add(1_500_000);
+    let backend = Arc::clone(&runtime.pool.load().backends[0]);
+    let spliced = SplicedService {
+        engine: effects::Service {
+            id: 1,
+            window_scale: 7,
+            offer: 0,
+            attempts_max: 3,
+            connect_timeout_ms: 3000,
+            half_open_max: 4096,
+        },
+        addr: service.address.ip().into(),
+        port: service.address.port(),
+        runtime: Arc::new(runtime),
+        stats: Arc::new(stats),
+        timeouts: timeouts(service.splice().expect("a spliced service")),
+        nat_pool: Vec::new(),
+        targets: vec![SplicedTarget { backend, slot: 5 }],
+    };
+    SpliceSnapshot {
+        flows_max: 1 << 20,
+        services: vec![Arc::new(spliced)],
+        thread: Arc::new(thread),
+        obstacles: Arc::new(HashMap::from([(5, "no route".into())])),
     }
 }

@@ -39,6 +39,16 @@ pub struct SplicedService {
     pub targets: Vec<SplicedTarget>,
 }
 
+impl SplicedService {
+    /// Whether the TCP of its backends differs, as far as it is known.
+    #[must_use]
+    pub fn backends_differ(&self) -> bool {
+        let mut agreed = self.targets.iter().filter_map(|t| t.backend.agreed());
+        let first = agreed.next();
+        agreed.any(|agreed| Some(agreed) != first)
+    }
+}
+
 /// A target of a service.
 #[derive(Clone, Debug)]
 pub struct SplicedTarget {

@@ -122,8 +122,8 @@ pub struct Finder {
 
 impl Finder {
     /// Looks for the ways to these targets, through the interfaces with these indexes, and puts
-    /// what it finds into `table`. The slots whose way has changed, with the way; one without a way
-    /// keeps the last.
+    /// what it finds into `table`. The targets whose way has changed, with the way; one without a
+    /// way keeps the last.
     ///
     /// Neighbours that have to be found or confirmed are asked for: the kernel does not see the
     /// packets that are forwarded, so nobody else does it. Takes some microseconds for each target.
@@ -135,7 +135,7 @@ impl Finder {
         targets: &[(SocketAddr, u16)],
         attached: &HashSet<u32>,
         table: &HopTable,
-    ) -> Result<Vec<(u16, Hop)>> {
+    ) -> Result<Vec<(SocketAddr, u16, Hop)>> {
         let (links, neighbours) = (link::links()?, neighbour::neighbours()?);
         let network = Network {
             links: links.iter().map(|link| (link.index, link)).collect(),
@@ -161,7 +161,7 @@ impl Finder {
                 report(*address, before.as_ref(), &found);
                 if let Ok(hop) = found {
                     table.set(*slot, Some(hop));
-                    changed.push((*slot, hop));
+                    changed.push((*address, *slot, hop));
                 } else if before.is_none() {
                     table.set(*slot, None);
                 }

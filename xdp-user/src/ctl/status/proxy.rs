@@ -106,7 +106,9 @@ pub struct BackendStatus {
 }
 
 /// What was counted, by label; none that is zero.
-fn counted<'l>(counted: impl Iterator<Item = (&'l str, &'l Counter)>) -> BTreeMap<String, u64> {
+pub(super) fn counted<'l>(
+    counted: impl Iterator<Item = (&'l str, &'l Counter)>,
+) -> BTreeMap<String, u64> {
     let counted = counted.map(|(label, counter)| (label, counter.get()));
     let counted = counted.filter(|(_, count)| *count > 0);
     counted
@@ -173,7 +175,7 @@ fn unresolved(service: &ServiceRuntime) -> Vec<String> {
         .collect()
 }
 
-fn backend_status(backend: &BackendRuntime) -> BackendStatus {
+pub(super) fn backend_status(backend: &BackendRuntime) -> BackendStatus {
     let stats = &backend.stats;
     let failures = ConnectError::ALL.iter().map(|error| error.label());
     BackendStatus {

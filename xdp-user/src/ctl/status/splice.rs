@@ -63,7 +63,9 @@ impl From<&SpliceSnapshot> for SpliceStatus {
         Self {
             flows: splice.thread.flows.get(),
             flows_max: splice.flows_max,
-            services: services.map(|service| service_status(service, splice)).collect(),
+            services: services
+                .map(|service| service_status(service, splice))
+                .collect(),
         }
     }
 }

@@ -79,7 +79,7 @@ fn backends(proxy: &ProxyStatus) -> Vec<Vec<String>> {
     rows
 }
 
-fn backend(service: &str, backend: &BackendStatus) -> Vec<String> {
+pub(super) fn backend(service: &str, backend: &BackendStatus) -> Vec<String> {
     vec![
         backend.name.clone(),
         service.into(),

@@ -9,8 +9,7 @@ use super::DIRECTIONS;
 use crate::{
     engine::{balancer::WEIGHT_UNIT, health::HealthState, reason::ConnectError, tcp::Side},
     metrics::family::{Family, flag},
-    proxy::runtime::BackendRuntime,
-    snapshot::ProxySnapshot,
+    proxy::runtime::{BackendRuntime, ServiceRuntime},
 };
 
 /// A backend with its labels.
@@ -36,9 +35,9 @@ impl Labelled {
     }
 }
 
-pub(super) fn families(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
+pub(in crate::metrics) fn families(services: &[Arc<ServiceRuntime>]) -> Vec<MetricFamily> {
     let mut backends = Vec::new();
-    for service in &proxy.services {
+    for service in services {
         let pool = service.pool.load();
         backends.extend(pool.backends.iter().map(|backend| Labelled {
             service: service.name.clone(),
@@ -49,7 +48,7 @@ pub(super) fn families(proxy: &ProxySnapshot) -> Vec<MetricFamily> {
     let mut families = state(&backends);
     families.extend(traffic(&backends));
     families.extend(checks(&backends));
-    families.push(resolved(proxy));
+    families.push(resolved(services));
     families
 }
 
@@ -160,12 +159,12 @@ fn checks(backends: &[Labelled]) -> Vec<MetricFamily> {
 }
 
 /// By configured backend: one whose name leads nowhere has no address.
-fn resolved(proxy: &ProxySnapshot) -> MetricFamily {
+fn resolved(services: &[Arc<ServiceRuntime>]) -> MetricFamily {
     let mut family = Family::gauge(
         "levee_backend_resolved",
         "Whether the last look-up of the backend's name succeeded; 1 where none is needed.",
     );
-    for service in &proxy.services {
+    for service in services {
         let backends = service.config.backends.iter().zip(&service.resolved);
         for (backend, resolved) in backends {
             let labels = [("service", &*service.name), ("backend", &*backend.name)];
