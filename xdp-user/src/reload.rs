@@ -187,6 +187,8 @@ impl Reloader {
         let Some(control) = control else {
             return Ok(());
         };
+        let proven = splicer.spliced.proven();
+        self.shared.with(|running| running.spliced = proven);
         splicer.thread.set_clock(control.clock_s);
         splicer.thread.set_keys(control.keys);
         let usage = splicer.thread.usage();

@@ -1,6 +1,11 @@
 //! A levee that is attached: what it was told, and what it has counted.
 
-use std::{collections::HashMap, mem, net::SocketAddr, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    net::SocketAddr,
+    path::Path,
+};
 
 use anyhow::Result;
 use aya::Ebpf;
@@ -34,6 +39,9 @@ pub struct Running {
     ebpf: Ebpf,
     pins: Pins,
     adopted: bool,
+    /// Clients of spliced services that returned their cookie, by the service's address: the data path
+    /// hands them over without counting them apart.
+    pub spliced: HashMap<SocketAddr, u64>,
     /// By the service's address.
     unproven: HashMap<SocketAddr, Unproven>,
 }
@@ -83,6 +91,7 @@ impl Running {
             ebpf: programs.ebpf,
             pins: programs.pins,
             adopted: programs.adopted,
+            spliced: HashMap::new(),
             unproven: HashMap::new(),
         }
     }
@@ -227,13 +236,19 @@ impl Running {
     }
 
     fn services_snapshot(&self) -> Result<Vec<ServiceSnapshot>> {
+        // One that is there for its last spliced connections may have the name of another by now.
+        let mut names = HashSet::new();
         let protected = self.protection.services().iter();
+        let protected = protected.filter(|service| names.insert(&service.name));
         let services = protected.map(|service| {
             let unproven = self.unproven.get(&service.address);
+            let mut packets = self.protection.packets(service)?;
+            let spliced = self.spliced.get(&service.address);
+            packets[Verdict::CookieValid.slot()] += spliced.copied().unwrap_or(0);
             Ok(ServiceSnapshot {
                 name: service.name.clone(),
                 address: service.address,
-                packets: self.protection.packets(service)?,
+                packets,
                 unproven: unproven.map_or(0, Unproven::depth),
                 unproven_oldest_s: unproven.map_or(0, Unproven::oldest_age_s),
                 kernel: None,

@@ -35,7 +35,7 @@ use crate::{
     learned::{self, Agreed},
     offer::KernelOffer,
     protection::Protection,
-    proxy::runtime::ServiceRuntime,
+    proxy::{runtime::ServiceRuntime, stats::Counter},
     services::{self, Pools},
     snapshot::SpliceSnapshot,
     splice::Splice,
@@ -62,6 +62,21 @@ pub struct Spliced {
     pub obstacles: Replaced<HashMap<u16, String>>,
     /// Connections that the table has room for.
     pub flows_max: u32,
+}
+
+impl Spliced {
+    /// How many clients have returned their cookie, by the service's address.
+    #[must_use]
+    pub fn proven(&self) -> HashMap<SocketAddr, u64> {
+        let directory = self.directory.load();
+        let services = directory.services().iter();
+        services
+            .map(|service| {
+                let outcomes = service.stats.outcomes.iter().map(Counter::get);
+                (service.runtime.address, outcomes.sum())
+            })
+            .collect()
+    }
 }
 
 /// The splice thread, and what it shares with others.
