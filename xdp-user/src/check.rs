@@ -5,6 +5,7 @@ use std::{fmt::Write as _, io, path::Path};
 use anyhow::Result;
 
 use crate::{
+    backends::check::Checker,
     config::Config,
     netlink::{link::links, route::is_local},
     preflight::Facts,
@@ -73,6 +74,7 @@ fn notes(config: &Config) -> Vec<String> {
         ));
     }
     notes.extend(secret_note(&config.secret_file));
+    notes.extend(check_notes(config));
     notes.extend(warnings::proxy::fd_note(config));
     notes.extend(warnings::proxy::warnings(config));
     notes.extend(warnings::splice::warnings(config));
@@ -84,12 +86,20 @@ fn interface_notes(config: &Config) -> Vec<String> {
         Ok(links) => links,
         Err(error) => return vec![format!("{error:#}")],
     };
-    let is_missing = |name: &str| !links.iter().any(|link| link.name == name);
     let names = config.interfaces.iter().map(|i| i.name.as_str());
-    let missing = names.filter(|name| is_missing(name));
-    missing
-        .map(|name| format!("there is no interface \"{name}\""))
-        .collect()
+    let notes = names.flat_map(|name| match links.iter().find(|link| link.name == name) {
+        Some(link) => warnings::of_link(link),
+        None => vec![format!("there is no interface \"{name}\"")],
+    });
+    notes.collect()
+}
+
+/// What keeps backends from being checked.
+fn check_notes(config: &Config) -> impl Iterator<Item = String> {
+    config.services.iter().filter_map(|service| {
+        let error = Checker::new(service.proxy()?).err()?;
+        Some(format!("service {}: {error:#}", service.name))
+    })
 }
 
 /// A secret that is not there is made at the start; one that only root may see is not judged.

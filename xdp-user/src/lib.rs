@@ -33,6 +33,7 @@ pub mod protection;
 pub mod proxy;
 pub mod proxying;
 pub mod reap;
+pub mod regular_file;
 pub mod reload;
 pub mod running;
 pub mod secret;

@@ -1,6 +1,6 @@
 //! Health by a complete TLS handshake.
 
-use std::{fs, io, net::SocketAddr, path::Path, sync::Arc};
+use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use rustls::{
@@ -13,7 +13,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::check::CheckError;
-use crate::config::Target;
+use crate::{config::Target, regular_file};
+
+/// Length of a file of certificate authorities, bytes: all that browsers trust take a quarter of a
+/// megabyte.
+const AUTHORITIES_LEN_MAX: u64 = 8 << 20;
 
 /// How the handshake is done.
 pub(super) struct Handshake {
@@ -90,7 +94,8 @@ fn failure(error: io::Error) -> CheckError {
 }
 
 fn authorities(file: &Path) -> Result<RootCertStore> {
-    let pem = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let pem = regular_file::read(file, AUTHORITIES_LEN_MAX)
+        .with_context(|| format!("cannot read {}", file.display()))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate =
