@@ -156,6 +156,11 @@ impl Checker {
     ) -> Result<Option<Agreed>, CheckError> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_zero_linger()?;
+        if stream.local_addr()? == address {
+            // Where nobody listens, the kernel may choose the backend's port for this end, and
+            // connect the socket with itself (simultaneous open, RFC 9293 3.5).
+            return Err(CheckError::Refused);
+        }
         let agreed = self.learns.then(|| agreed(&stream)).flatten();
         if let Some(version) = self.header {
             stream.write_all(&own_header(version)?).await?;

@@ -14,7 +14,7 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// A service with these keys and tables, and backends at these addresses.
-pub(super) fn service(keys: &str, backends: &[&str]) -> Service {
+pub(crate) fn service(keys: &str, backends: &[&str]) -> Service {
     let backends: String = backends
         .iter()
         .map(|address| format!("[[service.backend]]\naddress = \"{address}\"\n"))

@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     Shared,
     check::{CheckError, Checker},
-    resolve::{Known, compose},
+    resolve::{Composed, Known, compose},
 };
 use crate::{
     config::Target,
@@ -170,15 +170,10 @@ impl Keeper {
     fn publish(&self) {
         let known = self.lock_known();
         let config = &self.service.config;
-        let (addresses, left_out) = compose(config, self.service.address, &known);
-        if left_out > 0 {
-            log::warn!(
-                "service {}: {left_out} of its backends' addresses are not used, allowed: {} in all",
-                self.service.name,
-                addresses.len()
-            );
-        }
-        let addresses = addresses
+        let composed = compose(config, self.service.address, &self.shared.served, &known);
+        self.report(&composed);
+        let addresses = composed
+            .chosen
             .into_iter()
             .map(|(position, address)| (&config.backends[position], address));
         let now = self.shared.now();
@@ -187,6 +182,25 @@ impl Keeper {
         self.service.put_in_force(pool, now);
         drop(known);
         self.names.changed.notify_one();
+    }
+
+    /// Says which addresses are not used.
+    fn report(&self, composed: &Composed) {
+        let service = &self.service.name;
+        if composed.left_out > 0 {
+            log::warn!(
+                "service {service}: {} of its backends' addresses are not used, allowed: {} in all",
+                composed.left_out,
+                composed.chosen.len()
+            );
+        }
+        for (position, address) in &composed.loops {
+            let backend = &self.service.config.backends[*position].name;
+            log::warn!(
+                "service {service}: backend {backend} leads to {address}, where levee itself \
+                 serves: that address is not used"
+            );
+        }
     }
 
     fn lock_known(&self) -> std::sync::MutexGuard<'_, Vec<Known>> {

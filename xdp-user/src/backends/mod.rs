@@ -3,7 +3,13 @@
 //! All of it runs beside the controller. Workers only read the results, which are atomics and a
 //! pool that is replaced whole.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -18,7 +24,7 @@ pub mod check;
 #[cfg(test)]
 mod dns_server;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod health;
 mod http;
 mod keeper;
@@ -40,14 +46,21 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the keepers of all services share.
 struct Shared {
+    /// Where levee serves.
+    served: HashSet<SocketAddr>,
     resolver: Resolver,
     checks: Semaphore,
     start: Instant,
 }
 
 impl Shared {
-    fn new(dns_server: Option<SocketAddr>, start: Instant) -> Self {
+    fn new(
+        services: &[Arc<ServiceRuntime>],
+        dns_server: Option<SocketAddr>,
+        start: Instant,
+    ) -> Self {
         Self {
+            served: services.iter().map(|service| service.address).collect(),
             resolver: Resolver::new(dns_server),
             checks: Semaphore::new(CHECKS_MAX),
             start,
@@ -72,7 +85,7 @@ pub async fn run(
 ) -> Result<Infallible> {
     loop {
         let current = services.borrow_and_update().clone();
-        let shared = Arc::new(Shared::new(dns_server, start));
+        let shared = Arc::new(Shared::new(&current, dns_server, start));
         tokio::select! {
             never = keep(current, &shared) => match never {},
             changed = services.changed() => changed.context("the services are gone")?,

@@ -1,7 +1,7 @@
 //! Backends by name: look-ups, and what is kept of them when one fails.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use hickory_resolver::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::config::{BACKENDS_MAX, ProxyService, Target};
+use crate::config::{BACKENDS_MAX, ProxyService, Target, unusable};
 
 /// An answer is used at least as long, whatever its TTL: a TTL of 0 must not become a flood of
 /// questions.
@@ -144,10 +144,9 @@ impl Resolver {
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok(lookup)) => {
                 let addresses = lookup.answers().iter().filter_map(|r| r.data.ip_addr());
-                // "No address" is what filtering servers answer, and no backend is there.
-                let usable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast();
+                // As in the configuration. "No address" is what filtering servers answer.
                 Ok((
-                    addresses.filter(usable).collect(),
+                    addresses.filter(|ip| unusable(*ip).is_none()).collect(),
                     Some(lookup.valid_until()),
                 ))
             }
@@ -239,27 +238,41 @@ impl Known {
     }
 }
 
-/// The addresses of a service's backends: by position in its configuration, in that order, at most
-/// [`BACKENDS_MAX`]; and how many are left out. Each backend gets one address before any gets a
-/// second. The service's own address is no backend: it would connect to itself. Nor is one of the
-/// other family, where packets are forwarded as they are.
+/// What the addresses of a service's backends come to, by position in its configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Composed {
+    /// In the order of the configuration, at most [`BACKENDS_MAX`]. Each backend gets one address
+    /// before any gets a second.
+    pub(super) chosen: Vec<(usize, SocketAddr)>,
+    /// How many there is no room for.
+    pub(super) left_out: usize,
+    /// Addresses that are no backend: where levee itself serves, a connection would go round until
+    /// nothing is left.
+    pub(super) loops: Vec<(usize, SocketAddr)>,
+}
+
+/// The addresses of the backends of a service, which is at `own`. `served` is where it and all others
+/// are. Where packets are forwarded as they are, no address of the other family is a backend.
 pub(super) fn compose(
     service: &ProxyService,
     own: SocketAddr,
+    served: &HashSet<SocketAddr>,
     known: &[Known],
-) -> (Vec<(usize, SocketAddr)>, usize) {
-    let addresses: Vec<Vec<SocketAddr>> = service
-        .backends
-        .iter()
-        .zip(known)
-        .map(|(backend, known)| match backend.target {
+) -> Composed {
+    let mut loops = Vec::new();
+    let backends = service.backends.iter().zip(known).enumerate();
+    let addresses: Vec<Vec<SocketAddr>> = backends
+        .map(|(position, (backend, known))| match backend.target {
+            // The configuration was refused if it is one of levee's.
             Target::Address(address) => vec![address],
-            Target::Name { port, .. } => known
-                .addresses()
-                .map(|ip| SocketAddr::new(ip, port))
-                .filter(|address| *address != own)
-                .filter(|address| !service.spliced || address.is_ipv4() == own.is_ipv4())
-                .collect(),
+            Target::Name { port, .. } => {
+                let named = known.addresses().map(|ip| SocketAddr::new(ip, port));
+                let fits = |a: &SocketAddr| !service.spliced || a.is_ipv4() == own.is_ipv4();
+                let (back, others): (Vec<_>, _) =
+                    named.filter(fits).partition(|a| served.contains(a));
+                loops.extend(back.into_iter().map(|address| (position, address)));
+                others
+            }
         })
         .collect();
     let total = addresses.iter().map(Vec::len).sum::<usize>();
@@ -274,8 +287,11 @@ pub(super) fn compose(
         .into_iter()
         .map(|(backend, nth)| (backend, addresses[backend][nth]))
         .collect();
-    let left_out = total - chosen.len();
-    (chosen, left_out)
+    Composed {
+        left_out: total - chosen.len(),
+        chosen,
+        loops,
+    }
 }
 
 #[cfg(test)]

@@ -102,6 +102,17 @@ async fn a_name_is_looked_up_again_when_its_ttl_has_run_out() {
 }
 
 #[tokio::test]
+async fn a_name_that_leads_back_to_the_service_is_not_followed() {
+    let server = DnsServer::new();
+    server.set("app.example", Zone::of(60, &["192.0.2.10", "127.0.0.2"]));
+    // The service is at 192.0.2.10:443.
+    let service = runtime("", &["app.example:443"]);
+    let _running = Running::new(&service, Some(server.address));
+    eventually("it is found", || service.resolved[0].load(Relaxed)).await;
+    assert_eq!(addresses(&service), ["127.0.0.2:443"]);
+}
+
+#[tokio::test]
 async fn the_addresses_of_a_name_are_checked_as_long_as_it_has_them() {
     let server = DnsServer::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -137,7 +148,7 @@ async fn checks_without_a_place_are_not_done_and_blame_nobody() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let waiting = runtime(CHECKED, &[&address]);
-    let shared = Arc::new(Shared::new(None, Instant::now()));
+    let shared = Arc::new(Shared::new(&[], None, Instant::now()));
     let permits = shared.checks.acquire_many(CHECKS_MAX as u32).await.unwrap();
     let keeper = Keeper::new(Arc::clone(&waiting), Arc::clone(&shared));
     let task = tokio::spawn(keeper.run());

@@ -24,6 +24,7 @@ pub use proxy::{
     PROXY_SERVICES_MAX, Prefix, ProxyGlobals, ProxyService, ProxyVersion, Target, Timeouts,
 };
 pub use splice::{FLOWS_MAX, NAT_POOL_MAX, Nat, SPLICE_SERVICES_MAX, SpliceGlobals, SpliceService};
+pub(crate) use target::unusable;
 pub use units::parse_duration_ms;
 
 /// Services that one configuration may protect; the data path's table has room for as many.

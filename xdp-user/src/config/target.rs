@@ -22,6 +22,10 @@ pub(super) fn backend(text: &str) -> Judged<Target> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return match unusable(address.ip()) {
             Some(objection) => Err(no(objection)),
+            None if lacks_zone(address) => Err(no(
+                ", a link-local address without a zone; write it with the number of its interface \
+                 (`ip link`), such as \"[fe80::1%2]:80\"",
+            )),
             None if address.port() == 0 => Err(no(", port 0")),
             None => Ok(Target::Address(address)),
         };
@@ -38,8 +42,16 @@ pub(super) fn backend(text: &str) -> Judged<Target> {
     }
 }
 
+/// Whether it is a link-local address that does not tell on which link (RFC 4007 6).
+const fn lacks_zone(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
+        SocketAddr::V4(_) => false,
+    }
+}
+
 /// Why nothing can be reached at an address, or nothing can be sent from it.
-fn unusable(ip: IpAddr) -> Option<&'static str> {
+pub(crate) fn unusable(ip: IpAddr) -> Option<&'static str> {
     match ip {
         _ if ip.is_unspecified() => Some(", an unspecified address"),
         _ if ip.is_multicast() => Some(", a multicast address"),
@@ -132,15 +144,19 @@ pub(super) fn send_proxy(text: &str) -> Judged<Option<ProxyVersion>> {
 
 /// The path of an HTTP check, with a query if there is one (RFC 9112 3.2.1).
 pub(super) fn http_path(text: &str) -> Judged<String> {
-    let visible = text
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if text.starts_with('/') && text.len() <= HTTP_PATH_LEN_MAX && visible {
+    // RFC 3986 3.3, 3.4 and 2: whatever else there is has to be percent-encoded.
+    let stands_for_itself =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/?".contains(&byte);
+    if text.starts_with('/')
+        && text.len() <= HTTP_PATH_LEN_MAX
+        && text.bytes().all(stands_for_itself)
+    {
         return Ok(text.into());
     }
     Err(refusal(
         quoted(text),
-        "a path that begins with / and has no space, at most 1024 bytes, such as \"/health\"",
+        "a path that begins with /, at most 1024 bytes, in which spaces and the like are written \
+         as %20, such as \"/health\"",
     ))
 }
 

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use nix::{
@@ -100,13 +101,23 @@ fn open(backend: SocketAddr, config: &ProxyService, from: Origin) -> io::Result<
         keepalive::set(&socket, Some(probes))?;
     }
     bind(&socket, from)?;
-    match socket.connect(&backend.into()) {
-        Ok(()) => Ok(Started::Connected(Leg::connected(socket)?)),
-        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {
-            Ok(Started::InProgress(Leg::connecting(socket)?))
-        }
-        Err(error) => Err(error),
+    let in_progress = match socket.connect(&backend.into()) {
+        Ok(()) => false,
+        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => true,
+        Err(error) => return Err(error),
+    };
+    if socket.local_addr()?.as_socket() == Some(backend) {
+        // Where nobody listens, the kernel may choose the backend's port for this end, and connect
+        // the socket with itself (simultaneous open, RFC 9293 3.5). A RST leaves no TIME_WAIT, in
+        // which a server could not have the port.
+        socket.set_linger(Some(Duration::ZERO))?;
+        return Err(Errno::ECONNREFUSED.into());
     }
+    Ok(if in_progress {
+        Started::InProgress(Leg::connecting(socket)?)
+    } else {
+        Started::Connected(Leg::connected(socket)?)
+    })
 }
 
 fn bind(socket: &Socket, from: Origin) -> io::Result<()> {
@@ -143,5 +154,38 @@ pub(super) const fn failed(errno: Errno) -> ConnectError {
         Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => ConnectError::NoLocalPort,
         Errno::EMFILE | Errno::ENFILE => ConnectError::Fds,
         _ => ConnectError::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, net::TcpListener};
+
+    use super::*;
+    use crate::{backends::fixture::service, netlink::namespace::in_namespace};
+
+    #[test]
+    fn a_connection_with_itself_is_refused() {
+        in_namespace(|| {
+            // Written by a thread of this namespace, it is this namespace's.
+            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let _context = runtime.enter();
+            let service = service("", &["127.0.0.1:40000"]);
+            let config = service.proxy().unwrap();
+            let backend = SocketAddr::from(([127, 0, 0, 1], 40_000));
+            let client = SocketAddr::from(([192, 0, 2, 1], 1234));
+            for _ in 0..2 {
+                let result = start(backend, config, client, 0);
+                assert_eq!(result.unwrap_err(), ConnectError::Refused);
+            }
+            let server = TcpListener::bind(backend).unwrap();
+            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40001 40001").unwrap();
+            start(backend, config, client, 0).unwrap();
+            drop(server);
+        });
     }
 }

@@ -278,6 +278,10 @@ fn files_without_certificates_are_no_authorities() {
     assert!(refusal(&file).contains("cannot read"));
     fs::write(&file, "nothing").unwrap();
     assert!(refusal(&file).contains("no certificate in"));
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    assert!(refusal(&pipe).ends_with("found a pipe, allowed: a regular file"));
+    assert!(refusal(Path::new("/dev/zero")).ends_with("found a device, allowed: a regular file"));
 }
 
 #[test]
@@ -299,8 +303,8 @@ fn failures_of_this_machine_do_not_blame_the_backend() {
     }
 }
 
-#[test]
-fn a_check_without_a_local_port_is_not_done() {
+/// Runs a test where 40000 is the only local port.
+fn with_one_port(test: impl AsyncFnOnce() + Send + 'static) {
     in_namespace(|| {
         // Written by a thread of this namespace, it is this namespace's.
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
@@ -308,13 +312,31 @@ fn a_check_without_a_local_port_is_not_done() {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:80").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            run(&service(Check::Tcp), address).await.unwrap();
-            let _only_port = TcpStream::connect(address).await.unwrap();
-            let error = run(&service(Check::Tcp), address).await.unwrap_err();
-            assert!(matches!(error, CheckError::NotDone(_)), "{error}");
-        });
+        runtime.block_on(test());
+    });
+}
+
+#[test]
+fn a_check_without_a_local_port_is_not_done() {
+    with_one_port(async || {
+        let listener = TcpListener::bind("127.0.0.1:80").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        run(&service(Check::Tcp), address).await.unwrap();
+        let _only_port = TcpStream::connect(address).await.unwrap();
+        let error = run(&service(Check::Tcp), address).await.unwrap_err();
+        assert!(matches!(error, CheckError::NotDone(_)), "{error}");
+    });
+}
+
+#[test]
+fn a_connection_with_itself_is_no_server() {
+    with_one_port(async || {
+        let address = SocketAddr::from(([127, 0, 0, 1], 40_000));
+        // Twice: the first must not leave the port in TIME_WAIT, where a server could not have it.
+        for _ in 0..2 {
+            let result = run(&service(Check::Tcp), address).await;
+            assert_eq!(result, Err(CheckError::Refused));
+        }
+        TcpListener::bind(address).await.unwrap();
     });
 }

@@ -81,7 +81,9 @@ fn every_backend_gets_an_address_before_any_gets_a_second() {
         Known::default(),
         Known::from_addresses(ips(&["10.0.1.2", "10.0.1.1"])),
     ];
-    let (chosen, left_out) = compose(config, service.address, &known);
+    let Composed {
+        chosen, left_out, ..
+    } = compose(config, service.address, &HashSet::new(), &known);
     assert_eq!(chosen.len(), BACKENDS_MAX);
     assert_eq!(left_out, 203 - BACKENDS_MAX);
     let of = |position| chosen.iter().filter(move |(p, _)| *p == position);
@@ -92,11 +94,23 @@ fn every_backend_gets_an_address_before_any_gets_a_second() {
 }
 
 #[test]
-fn a_service_is_not_its_own_backend() {
-    let service = service("", &["a.example:443"]);
-    let known = [Known::from_addresses(ips(&["192.0.2.10", "192.0.2.11"]))];
-    let (chosen, _) = compose(service.proxy().unwrap(), service.address, &known);
-    assert_eq!(chosen, [(0, "192.0.2.11:443".parse().unwrap())]);
+fn no_service_is_a_backend_of_its_own_or_of_another() {
+    let service = service("", &["10.0.0.1:80", "a.example:443"]);
+    let known = ips(&["192.0.2.10", "192.0.2.11", "192.0.2.12"]);
+    let known = [Known::default(), Known::from_addresses(known)];
+    let other = "192.0.2.12:443".parse().unwrap();
+    let elsewhere = "192.0.2.11:80".parse().unwrap();
+    let served = HashSet::from([service.address, other, elsewhere]);
+    let composed = compose(service.proxy().unwrap(), service.address, &served, &known);
+    let expected = Composed {
+        chosen: vec![
+            (0, "10.0.0.1:80".parse().unwrap()),
+            (1, "192.0.2.11:443".parse().unwrap()),
+        ],
+        left_out: 0,
+        loops: vec![(1, service.address), (1, other)],
+    };
+    assert_eq!(composed, expected);
 }
 
 #[tokio::test]
@@ -104,7 +118,17 @@ async fn a_server_is_asked_for_both_families() {
     let server = DnsServer::new();
     server.set(
         "app.example",
-        Zone::of(300, &["10.0.0.2", "2001:db8::5", "10.0.0.1", "0.0.0.0"]),
+        Zone::of(
+            300,
+            &[
+                "10.0.0.2",
+                "2001:db8::5",
+                "10.0.0.1",
+                "0.0.0.0",
+                "255.255.255.255",
+                "::ffff:10.0.0.2",
+            ],
+        ),
     );
     server.set("half.example", Zone::Codes([SERVFAIL, 0]));
     server.set("gone.example", Zone::Codes([NXDOMAIN; 2]));

@@ -32,7 +32,9 @@ pub(super) fn refuse_loops(
 ) {
     let by_address: HashMap<_, _> = services.iter().map(|s| (s.address, s)).collect();
     for (place, address, of) in backends {
-        let Some(service) = by_address.get(&address) else {
+        // A zone makes no other address of one that a service can have.
+        let without_zone = SocketAddr::new(address.ip(), address.port());
+        let Some(service) = by_address.get(&without_zone) else {
             continue;
         };
         let mode = match service.mode {

@@ -351,8 +351,14 @@ fn checks_have_the_keys_of_their_type() {
         (
             "http",
             "path = \"health\"",
-            "path: found \"health\", allowed: a path that begins with / and has no space, at most \
-             1024 bytes, such as \"/health\"",
+            "path: found \"health\", allowed: a path that begins with /, at most 1024 bytes, in \
+             which spaces and the like are written as %20, such as \"/health\"",
+        ),
+        (
+            "http",
+            "path = \"/<a>\"",
+            "path: found \"/<a>\", allowed: a path that begins with /, at most 1024 bytes, in \
+             which spaces and the like are written as %20, such as \"/health\"",
         ),
         (
             "http",
@@ -406,6 +412,7 @@ fn backends_are_servers_elsewhere() {
         "[::]:80",
         "224.0.0.1:80",
         "[::ffff:10.0.0.1]:80",
+        "[fe80::1]:80",
         "10.0.0.300:80",
         "10.0.0:80",
         "a b:80",
@@ -458,6 +465,13 @@ fn a_connection_does_not_go_round() {
     assert!(parse(&format!("{SERVICE}{next}{host}")).is_ok());
     let proxied = format!("{host}mode = \"proxy\"\n{BACKEND}");
     assert!(error(&format!("{SERVICE}{next}{proxied}")).starts_with("levee.toml:8: "));
+    let service = SERVICE.replace("192.0.2.10:443", "[2001:db8::10]:443");
+    let zone = "[[service.backend]]\naddress = \"[2001:db8::10%7]:443\"\n";
+    let error = error(&format!("{service}{zone}"));
+    assert!(
+        error.contains("the address of the service [2001:db8::10]:443 in"),
+        "{error}"
+    );
 }
 
 #[test]
