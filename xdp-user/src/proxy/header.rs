@@ -13,6 +13,12 @@ use crate::{
 /// of extensions, which nobody sends.
 pub(super) const HEADER_MAX: usize = 4_096;
 
+/// What a header of version 2 begins with (section 2.2).
+const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Version 2, and the upstream speaks for itself.
+const V2_LOCAL: u8 = 0x20;
+
 /// What the first bytes from an upstream are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
@@ -50,6 +56,17 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         include_tlvs: false,
         ..ParseConfig::default()
     };
+    let v2 = v2_announced(bytes);
+    let len_max = match v2 {
+        Some((_, len)) if len > HEADER_MAX => return Parsed::Invalid,
+        // Section 2.2: whatever stands where addresses would be, and says of which family, is
+        // skipped.
+        Some((V2_LOCAL, len)) if len <= bytes.len() => {
+            return Parsed::Complete { len, client: None };
+        }
+        Some((_, len)) => len,
+        None => HEADER_MAX,
+    };
     match ProxyHeader::parse(bytes, config) {
         Ok((header, len)) => match header.proxied_address() {
             // A datagram's client is none of TCP's.
@@ -59,8 +76,21 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
                 client: address.map(|address| address.source),
             },
         },
-        Err(Error::BufferTooShort) if bytes.len() < HEADER_MAX => Parsed::Incomplete,
+        Err(Error::BufferTooShort) if bytes.len() < len_max => Parsed::Incomplete,
+        // Also one of version 2 that is all there, and has no room for its addresses.
         Err(_) => Parsed::Invalid,
+    }
+}
+
+/// The command of a header of version 2, with the version, and the length of all of it, if so much
+/// of it is there.
+fn v2_announced(bytes: &[u8]) -> Option<(u8, usize)> {
+    match *bytes.strip_prefix(V2_SIGNATURE)? {
+        [command, _, high, low, ..] => {
+            let rest = usize::from(u16::from_be_bytes([high, low]));
+            Some((command, V2_SIGNATURE.len() + 4 + rest))
+        }
+        _ => None,
     }
 }
 
@@ -146,6 +176,24 @@ mod tests {
             .encode_to_slice_v2(&mut buffer)
             .unwrap();
         assert_eq!(parse(&buffer), Parsed::Complete { len, client: None });
+        // Of a family, but without its addresses, and with what the upstream says behind it.
+        let bytes = [V2_SIGNATURE, b"\x20\x11\0\x03abcGET /\r\n"].concat();
+        let (len, client) = (19, None);
+        assert_eq!(parse(&bytes), Parsed::Complete { len, client });
+        assert_eq!(parse(&bytes[..len]), Parsed::Complete { len, client });
+        assert_eq!(parse(&bytes[..len - 1]), Parsed::Incomplete);
+    }
+
+    #[test]
+    fn nothing_is_waited_for_that_cannot_come() {
+        let v2 = |rest: &[u8]| parse(&[V2_SIGNATURE, rest].concat());
+        // Complete, and too short for two addresses of its family.
+        assert_eq!(v2(b"\x21\x11\0\x03abc"), Parsed::Invalid);
+        assert_eq!(v2(b"\x21\x21\0\0"), Parsed::Invalid);
+        assert_eq!(v2(b"\x21\x11\0\x0c"), Parsed::Incomplete);
+        // Longer than is read.
+        assert_eq!(v2(b"\x21\x11\x0f\xf0"), Parsed::Incomplete);
+        assert_eq!(v2(b"\x21\x11\x0f\xf1"), Parsed::Invalid);
     }
 
     #[test]
