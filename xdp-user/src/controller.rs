@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    ctl::{self, Command, ControlSocket},
+    ctl::{self, Command, ControlSocket, Reloaded},
     engine::reason::CloseReason,
     http,
     log_output::DatapathMessages,
@@ -45,8 +45,8 @@ const LINK_CHECK_TICKS: u64 = 5;
 /// How long clients that were answered may still be admitted when levee stops: a round trip.
 pub const LINGER: Duration = Duration::from_millis(500);
 
-/// Reload requests that wait for the one being done.
-const COMMANDS_MAX: usize = 8;
+/// Requests that wait while a reload is done: each client has one.
+const COMMANDS_MAX: usize = ctl::CLIENTS_MAX;
 
 /// Runs levee until SIGINT or SIGTERM. `file` is where `config` came from and what a reload reads;
 /// `None` for the command line.
@@ -223,6 +223,7 @@ async fn keep_going(
         ticks: 0,
     };
     let commands = &mut attended.commands;
+    let mut waiting = Vec::with_capacity(COMMANDS_MAX);
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -231,18 +232,27 @@ async fn keep_going(
                 upkeep.tick();
                 reloader.tick();
             }
-            Some(command) = commands.recv() => match command {
-                Command::Reload(reply) => {
-                    let result = reloader.reload().await;
-                    if reply.send(result).is_err() {
-                        log::debug!("whoever asked for the reload did not wait for its result");
-                    }
-                }
-            },
+            // One reload for all who asked before it began: it reads what each of them wrote.
+            1.. = commands.recv_many(&mut waiting, COMMANDS_MAX) => {
+                answer(waiting.drain(..), &reloader.reload().await);
+            }
             _ = reload.recv() => {
                 // The reloader logs what came of it.
                 let _ = reloader.reload().await;
             }
+        }
+    }
+}
+
+/// Tells all who asked for a reload what came of it.
+fn answer(waiting: impl Iterator<Item = Command>, result: &Result<Reloaded>) {
+    for Command::Reload(reply) in waiting {
+        let result = result
+            .as_ref()
+            .map(Reloaded::clone)
+            .map_err(|error| anyhow!("{error:#}"));
+        if reply.send(result).is_err() {
+            log::debug!("whoever asked for the reload did not wait for its result");
         }
     }
 }
@@ -300,9 +310,8 @@ fn introduce(config: &Config, running: &Running) {
             attachment.link.mtu,
             attachment.mode.label()
         );
-        if !attachment.link.up {
-            let name = &attachment.link.name;
-            log::warn!("{name} is down: nothing comes in there until `ip link set {name} up`");
+        for warning in warnings::of_link(&attachment.link) {
+            log::warn!("{warning}");
         }
     }
     let names: Vec<_> = config.services.iter().map(|s| s.name.as_str()).collect();

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::{
     config::{Config, Service},
     netlink::{
+        link::Link,
         listener::{Listener, listeners},
         route::is_local,
     },
@@ -26,6 +27,25 @@ pub fn log_all(config: &Config) {
     {
         log::warn!("{warning}");
     }
+}
+
+/// What keeps clients from coming in through an interface.
+#[must_use]
+pub fn of_link(link: &Link) -> Vec<String> {
+    let name = &link.name;
+    let mut warnings = Vec::new();
+    if !link.up {
+        warnings.push(format!(
+            "{name} is down: nothing comes in there until `ip link set {name} up`"
+        ));
+    }
+    if link.loopback {
+        warnings.push(format!(
+            "{name} is the loopback interface: no client of another machine comes in there. Name \
+             the interface that they come in through (`ip route get` shows it for an address)"
+        ));
+    }
+    warnings
 }
 
 /// Looks for the services' addresses and servers in this network namespace, and logs what keeps
@@ -153,6 +173,24 @@ mod tests {
             found[0].starts_with("192.0.2.1:1 is no address of this"),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn interfaces_that_no_client_comes_in_through_are_named() {
+        let links = crate::netlink::link::links().unwrap();
+        let lo = links.into_iter().find(|link| link.name == "lo").unwrap();
+        let up = Link { up: true, ..lo };
+        assert!(of_link(&up)[0].starts_with("lo is the loopback interface: no client of"));
+        let elsewhere = Link {
+            loopback: false,
+            ..up
+        };
+        assert_eq!(of_link(&elsewhere), [""; 0]);
+        let down = Link {
+            up: false,
+            ..elsewhere
+        };
+        assert!(of_link(&down)[0].starts_with("lo is down: nothing comes in"));
     }
 
     #[test]

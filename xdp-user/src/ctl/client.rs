@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use super::{LINE_LEN_MAX, Request, Response};
+use super::{LINE_LEN_MAX, REQUEST_LEN_MAX, Request, Response};
 use crate::pins;
 
 /// How long levee may take to answer. A reload waits for the one before it to settle.
@@ -18,8 +18,16 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Asks the levee behind `socket`.
 ///
 /// # Errors
-/// Fails when none answers there, saying why that may be; and with the error it answers.
+/// Fails when none answers there, saying why that may be; with the error it answers; and when the
+/// request is too long to be sent.
 pub fn request(socket: &Path, request: Request) -> Result<Response> {
+    let mut line = serde_json::to_vec(&request)?;
+    line.push(b'\n');
+    ensure!(
+        line.len() as u64 <= REQUEST_LEN_MAX,
+        "found conditions of {} bytes in all, allowed: {REQUEST_LEN_MAX}; no name is as long",
+        line.len()
+    );
     let stream = UnixStream::connect(socket).map_err(|error| {
         let reason = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => nobody_answers(socket),
@@ -31,7 +39,7 @@ pub fn request(socket: &Path, request: Request) -> Result<Response> {
             socket.display()
         ))
     })?;
-    let answer = exchange(stream, request)
+    let answer = exchange(stream, &line)
         .with_context(|| format!("no answer from levee at {}", socket.display()))?;
     match answer {
         Response::Error(error) => bail!("{error}"),
@@ -54,12 +62,10 @@ fn nobody_answers(socket: &Path) -> String {
     }
 }
 
-fn exchange(mut stream: UnixStream, request: Request) -> Result<Response> {
+fn exchange(mut stream: UnixStream, line: &[u8]) -> Result<Response> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let mut line = serde_json::to_vec(&request)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
+    stream.write_all(line)?;
     let mut answer = String::new();
     let read = BufReader::new(stream.take(LINE_LEN_MAX)).read_line(&mut answer);
     read.map_err(|error| match error.kind() {

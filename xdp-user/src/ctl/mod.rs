@@ -13,13 +13,17 @@ mod table;
 
 pub use client::request;
 pub use connections::{Connections, LISTED_DEFAULT, LISTED_MAX, Selection, render_connections};
+pub(crate) use server::CLIENTS_MAX;
 pub use server::{Command, ControlSocket, serve};
 pub use status::Status;
 pub use table::render;
 
-/// Length of a request or response line, bytes: a status with all services and interfaces takes
+/// Length of a response line, bytes: a status with all services and interfaces takes
 /// about a megabyte, the longest listing of connections some forty.
 const LINE_LEN_MAX: u64 = 64 << 20;
+
+/// Length of a request line, bytes: the longest names and conditions take some 700.
+const REQUEST_LEN_MAX: u64 = 1024;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,18 +21,15 @@ use tokio::{
     time,
 };
 
-use super::{Connections, LISTED_MAX, Reloaded, Request, Response, Status};
+use super::{Connections, LISTED_MAX, REQUEST_LEN_MAX, Reloaded, Request, Response, Status};
 use crate::{
     engine::reason::CloseReason,
     proxy::info::{Filter, Listing},
     shared::Shared,
 };
 
-/// Clients served at once; more wait.
-const CLIENTS_MAX: usize = 64;
-
-/// Length of a request, bytes.
-const REQUEST_LEN_MAX: u64 = 1024;
+/// Clients served at once; more wait. Each asks for one thing.
+pub(crate) const CLIENTS_MAX: usize = 64;
 
 /// How long a client may take to ask, which `levee` does at once. Short, so that others get their
 /// turn however many connect and stay silent.

@@ -195,6 +195,45 @@ fn nonsense_is_answered_with_an_error() {
 }
 
 #[test]
+fn conditions_without_end_are_not_sent() {
+    with_server(|path| {
+        let of_service = |name: String| Request::Kill {
+            selection: Selection {
+                service: Some(name),
+                ..Selection::default()
+            },
+            all: false,
+        };
+        for len in [1_000, 10 << 20] {
+            let error = request(path, of_service("a".repeat(len))).unwrap_err();
+            let error = error.to_string();
+            assert!(error.starts_with("found conditions of "), "{error}");
+        }
+        // The longest that there may be, each of its characters as long as JSON can make it.
+        let longest = Selection {
+            service: Some("<".repeat(64)),
+            client: Some(format!("{}/128", ["ffff"; 8].join(":"))),
+            backend: Some(format!("{}:65535", "a".repeat(254))),
+            state: Some("SYN_RECEIVED".into()),
+            idle: Some("2073600000ms".into()),
+            age: Some("2073600000ms".into()),
+            id: Some("ffff-ffffffff-ffffffff".into()),
+        };
+        let selection = longest.clone();
+        let error = request(
+            path,
+            Request::Kill {
+                selection,
+                all: false,
+            },
+        )
+        .unwrap_err();
+        let error = error.to_string();
+        assert!(error.starts_with("no service of this levee"), "{error}");
+    });
+}
+
+#[test]
 fn silent_clients_do_not_keep_others_out() {
     with_server(|path| {
         let silent: Vec<_> = (0..200)

@@ -23,6 +23,8 @@ pub struct Link {
     pub ethernet: bool,
     /// Whether it is set up (`ip link set ... up`).
     pub up: bool,
+    /// Whether it leads back to this machine.
+    pub loopback: bool,
     /// Ids of the XDP programs attached to it, by any mode.
     pub xdp: Vec<u32>,
     /// Where the other end of a veth pair is; `None` for any other interface.
@@ -89,6 +91,7 @@ impl From<LinkMessage> for Link {
                 LinkLayerType::Ether | LinkLayerType::Loopback
             ),
             up: message.header.flags.contains(LinkFlags::Up),
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
             xdp: Vec::new(),
             peer: None,
             vlan_of: None,
@@ -173,6 +176,7 @@ mod tests {
             mtu: 65_536,
             ethernet: true,
             up: lo.up,
+            loopback: true,
             xdp: Vec::new(),
             peer: None,
             vlan_of: None,

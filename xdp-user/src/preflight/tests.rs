@@ -89,6 +89,7 @@ fn link(index: u32, name: &str, xdp: &[u32]) -> Link {
         mtu: 1500,
         ethernet: name != "tun0",
         up: true,
+        loopback: false,
         xdp: xdp.into(),
         peer: None,
         vlan_of: None,

@@ -253,6 +253,7 @@ mod tests {
             mtu: 1500,
             ethernet: true,
             up: true,
+            loopback: false,
             xdp: Vec::new(),
             peer: None,
             vlan_of: vlan.map(|(of, _)| of),

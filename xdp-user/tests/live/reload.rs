@@ -1,9 +1,12 @@
 //! Changing the configuration of a running levee, on a real kernel.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, thread};
 
 use crate::common::{Lab, Levee, eventually, get, levee, metric, refusal};
-use levee::config::SERVICES_MAX;
+use levee::{
+    config::SERVICES_MAX,
+    ctl::{self, Request, Response},
+};
 use nix::sys::signal::Signal;
 
 const INTERFACE: &str = "[[interface]]\nname = \"lv0\"\n";
@@ -51,6 +54,25 @@ fn services_change_at_run_time() {
             .log()
             .contains("configuration reloaded: 1 service(s), 1 added, 2 removed")
     );
+}
+
+/// A reload waits a second for the one before it.
+#[test]
+fn one_reload_answers_all_who_wait_for_it() {
+    const CLIENTS: usize = 40;
+    let lab = Lab::new();
+    let config = write(&lab, &["192.0.2.1:80"]);
+    let running = lab.start(&mut lab.run_config(&config));
+    let socket = lab.path("levee.sock");
+    let ask = || ctl::request(&socket, Request::Reload).unwrap();
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
+        for client in clients {
+            assert!(matches!(client.join().unwrap(), Response::Reloaded(_)));
+        }
+    });
+    let reloads = running.log().matches("configuration reloaded").count();
+    assert!((1..CLIENTS / 2).contains(&reloads), "{reloads}");
 }
 
 #[test]
