@@ -16,6 +16,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpListener,
+    sync::Mutex,
     task::{self, AbortHandle, JoinSet},
     time,
 };
@@ -64,7 +65,15 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
 /// # Errors
 /// Fails only before the first connection.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<Infallible> {
-    let metrics = Arc::new(Metrics::new().context("cannot set up the metrics")?);
+    let metrics = Metrics::new().context("cannot set up the metrics")?;
+    serve_from(listener, shared, Arc::new(Mutex::new(metrics))).await
+}
+
+async fn serve_from(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    metrics: Arc<Mutex<Metrics>>,
+) -> Result<Infallible> {
     // Dropping the set ends its connections.
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
@@ -79,8 +88,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<Infalli
         };
         let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
         let answer = service_fn(move |request| {
-            let page = page(&request, &shared, &metrics);
-            async { Ok::<_, Infallible>(page) }
+            let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
+            async move { Ok::<_, Infallible>(page(&request, &shared, metrics).await) }
         });
         while connections.try_join_next().is_some() {}
         by_age.retain(|connection| !connection.is_finished());
@@ -103,7 +112,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<Infalli
     }
 }
 
-fn page(request: &Request<Incoming>, shared: &Shared, metrics: &Metrics) -> Page {
+async fn page(request: &Request<Incoming>, shared: &Shared, metrics: Arc<Mutex<Metrics>>) -> Page {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut page = text(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -114,7 +123,7 @@ fn page(request: &Request<Incoming>, shared: &Shared, metrics: &Metrics) -> Page
         return page;
     }
     match request.uri().path() {
-        "/metrics" => metrics_page(shared, metrics),
+        "/metrics" => metrics_page(shared, metrics).await,
         "/-/healthy" => text(StatusCode::OK, "levee is healthy\n".into()),
         "/-/ready" => match shared.readiness() {
             Ok(()) => text(StatusCode::OK, "levee is ready\n".into()),
@@ -130,17 +139,23 @@ fn page(request: &Request<Incoming>, shared: &Shared, metrics: &Metrics) -> Page
     }
 }
 
-fn metrics_page(shared: &Shared, metrics: &Metrics) -> Page {
-    let rendered = shared
-        .snapshot()
-        .and_then(|snapshot| metrics.render(snapshot.as_ref()));
-    match rendered {
+async fn metrics_page(shared: &Shared, metrics: Arc<Mutex<Metrics>>) -> Page {
+    match render(shared, metrics).await {
         Ok(body) => page_of(StatusCode::OK, metrics::CONTENT_TYPE, body),
         Err(error) => {
             log::error!("cannot make the metrics: {error:#}");
             text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n"))
         }
     }
+}
+
+/// The metrics, as they are when it is their turn. They are made one after the other, and not on this
+/// thread: those of thousands of backends take a second, in which it has other things to do.
+async fn render(shared: &Shared, metrics: Arc<Mutex<Metrics>>) -> Result<String> {
+    let metrics = metrics.lock_owned().await;
+    let snapshot = shared.snapshot()?;
+    // The turn is over when they are made, also if nobody waits for them any more.
+    task::spawn_blocking(move || metrics.render(snapshot.as_ref())).await?
 }
 
 fn text(status: StatusCode, body: String) -> Page {
@@ -210,6 +225,31 @@ mod tests {
                 let answer = say(address, request);
                 assert!(answer.starts_with(expected), "{expected}: {answer}");
             }
+        });
+    }
+
+    #[test]
+    fn metrics_in_the_making_keep_no_other_page_waiting() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let metrics = Arc::new(Mutex::new(Metrics::new().unwrap()));
+            let shared = Arc::new(Shared::new());
+            let server = tokio::spawn(serve_from(listener, shared, Arc::clone(&metrics)));
+            let ask = |page: &str| {
+                let request = format!("GET {page} HTTP/1.0\r\n\r\n");
+                task::spawn_blocking(move || say(address, request.as_bytes()))
+            };
+            let made = metrics.lock_owned().await;
+            let waiting = ask("/metrics");
+            let answer = ask("/-/healthy").await.unwrap();
+            assert!(answer.contains("levee is healthy"), "{answer}");
+            assert!(!waiting.is_finished());
+            drop(made);
+            let answer = waiting.await.unwrap();
+            assert!(answer.contains("levee_build_info"), "{answer}");
+            server.abort();
         });
     }
 
