@@ -113,6 +113,24 @@ fn file_descriptors_taken_away() {
     });
 }
 
+/// Listeners are closed when nobody waits any more, which is never where nobody can be accepted.
+#[test]
+fn a_stop_without_file_descriptors_ends_in_time() {
+    let configuration = format!(
+        "[proxy]\ndrain_timeout = \"1s\"\n{}",
+        service(address(), "", &[backend()])
+    );
+    let stage = Stage::new(&configuration);
+    let line = format!("prlimit --pid {} --nofile=8:", stage.levee.id());
+    stage.lab.proxy.tool(&line).unwrap();
+    let _waiting: Vec<_> = (0..8)
+        .map(|_| connect(&stage.lab.client, address()))
+        .collect();
+    let (status, log) = stage.levee.stop().unwrap();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("cannot accept a client: EMFILE"), "{log}");
+}
+
 /// Backends that refuse every client, and clients that come back at once.
 #[test]
 fn a_refusing_backend_keeps_nobody_busy() {

@@ -187,7 +187,8 @@ impl Proxy {
     }
 
     /// Accepts who waits, closes the listeners, and waits until all connections have ended; at
-    /// `deadline` it resets those that have not.
+    /// `deadline` it resets those that have not. Whoever still waits then, because nobody can be
+    /// accepted, is given up; for that there is [`END_TIME`] in any case.
     ///
     /// Can be given up and started again, with another deadline.
     pub async fn drain(&self, deadline: Instant) -> DrainReport {
@@ -198,9 +199,12 @@ impl Proxy {
                 closed.push(told);
             }
         }
+        let accepting_ends = deadline.max(Instant::now() + END_TIME);
         for listeners in closed {
             // A worker that is gone listens no more either.
-            listeners.await.ok();
+            time::timeout_at(accepting_ends.into(), listeners)
+                .await
+                .ok();
         }
         let before = self.connections();
         self.wait_until(deadline).await;
