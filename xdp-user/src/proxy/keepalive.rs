@@ -6,8 +6,9 @@ use socket2::{Socket, TcpKeepalive};
 
 use crate::config::Keepalive;
 
-/// The least user timeout: it also ends connections whose receiver takes nothing for as long, and
-/// whose segments get lost.
+/// The least user timeout, and so the least time until a peer counts as gone, whatever its probes
+/// are: it also ends connections whose receiver takes nothing for as long, and whose segments get
+/// lost.
 const USER_TIMEOUT_MIN: Duration = Duration::from_secs(30);
 
 /// Sets probes on a socket, or switches them off. Sockets that a listener accepts inherit it.
