@@ -100,6 +100,9 @@ fn open(backend: SocketAddr, config: &ProxyService, from: Origin) -> io::Result<
     if let Some(probes) = config.keepalive[Side::Backend.index()] {
         keepalive::set(&socket, Some(probes))?;
     }
+    // The ACK of the SYN-ACK waits for the client's first bytes, which mostly are there by then: one
+    // packet less. `Leg::acknowledge` sends it where they are not.
+    socket.set_tcp_quickack(false)?;
     bind(&socket, from)?;
     let in_progress = match socket.connect(&backend.into()) {
         Ok(()) => false,

@@ -3,6 +3,7 @@
 mod opening;
 
 use std::{
+    mem,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -48,6 +49,8 @@ pub(super) struct Serve {
     sent: [bool; 2],
     /// Whether the connect in progress was answered at once.
     connected: bool,
+    /// Whether the backend's SYN-ACK may not be acknowledged yet.
+    owes_ack: bool,
     /// What the kernel had not sent yet of the last bytes before a RST.
     unsent: u32,
     now: Tick,
@@ -74,6 +77,7 @@ impl Serve {
             since: Instant::now(),
             sent: [false; 2],
             connected: false,
+            owes_ack: false,
             unsent: 0,
             now,
         };
@@ -145,6 +149,7 @@ impl Serve {
                 }
             }
         }
+        self.acknowledge();
         for side in Side::ALL {
             if let Poll::Ready(failure) = self.poll_unread(cx, side) {
                 self.broken(side, failure);
@@ -155,6 +160,16 @@ impl Serve {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Acknowledges the backend's SYN-ACK, if no bytes of the client did.
+    fn acknowledge(&mut self) {
+        if mem::take(&mut self.owes_ack)
+            && !self.sent[Side::Client.index()]
+            && let Some(backend) = &self.legs[Side::Backend.index()]
+        {
+            backend.acknowledge();
+        }
     }
 
     /// Ready when a leg broke that nothing is read from at the moment. Also notes its FIN, from

@@ -17,6 +17,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{SpliceFFlags, splice},
+    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv, send},
 };
@@ -30,6 +31,9 @@ use super::pipe::{PIPE_LEN, Pipe};
 
 /// `SPLICE_F_MORE` is not among them: it would hold the last bytes back for up to 200 ms.
 const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
+
+/// nix does not name it.
+const MSG_MORE: MsgFlags = MsgFlags::from_bits_retain(libc::MSG_MORE);
 
 /// How a leg broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +82,8 @@ pub(super) enum Got {
 pub(super) struct Leg {
     stream: TcpStream,
     eof: bool,
+    /// Whether the last read left nothing but a FIN.
+    fin_is_next: bool,
     write_blocked: bool,
     failure: Option<Failure>,
 }
@@ -97,6 +103,7 @@ impl Leg {
         Ok(Self {
             stream: TcpStream::from_std(socket.into())?,
             eof: false,
+            fin_is_next: false,
             write_blocked,
             failure: None,
         })
@@ -214,6 +221,7 @@ impl Leg {
         match recv(self.stream.as_raw_fd(), buffer, MsgFlags::empty()) {
             Ok(0) => self.ended(),
             Ok(n) => {
+                self.fin_is_next = n < buffer.len() && self.has_fin();
                 if n < buffer.len() {
                     // That was all; asking once more would only cost a system call. A FIN behind it
                     // stays known, so that the next read is not waited for.
@@ -225,9 +233,24 @@ impl Leg {
         }
     }
 
+    /// Whether the last [`read`](Self::read) got everything in front of a FIN that is already there.
+    pub(super) const fn fin_is_next(&self) -> bool {
+        self.fin_is_next
+    }
+
     /// Writes as much of `bytes` as fits.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Got {
-        match send(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+        self.send(bytes, MsgFlags::MSG_NOSIGNAL)
+    }
+
+    /// Like [`write`](Self::write), for bytes that a FIN follows at once. The last segment waits for
+    /// it, so that one packet carries both; without a FIN the kernel sends it after some 200 ms.
+    pub(super) fn write_last(&mut self, bytes: &[u8]) -> Got {
+        self.send(bytes, MsgFlags::MSG_NOSIGNAL | MSG_MORE)
+    }
+
+    fn send(&mut self, bytes: &[u8], flags: MsgFlags) -> Got {
+        match send(self.stream.as_raw_fd(), bytes, flags) {
             Ok(n) => {
                 if n < bytes.len() {
                     // Full. The kernel tells when there is room, as after EAGAIN.
@@ -341,6 +364,12 @@ impl Leg {
             Poll::Ready(Ok(ready)) => ready,
             Poll::Ready(Err(_)) | Poll::Pending => Ready::EMPTY,
         }
+    }
+
+    /// Sends the ACK that [`connect`](super::connect) has put off, if no bytes have taken it along.
+    pub(super) fn acknowledge(&self) {
+        // Without the option the kernel sends it 200 ms later.
+        self.socket().set_tcp_quickack(true).ok();
     }
 
     /// Sends a FIN after what was written.

@@ -189,7 +189,12 @@ impl Transfer {
             (self.streak + 1).min(STREAK)
         };
         let all = &scratch[..own + n];
-        let written = match to.write(all) {
+        let write = if n > 0 && from.fin_is_next() {
+            Leg::write_last
+        } else {
+            Leg::write
+        };
+        let written = match write(to, all) {
             Got::Bytes(written) => written,
             Got::Blocked | Got::Eof => 0,
             Got::Broken(failure) => return Err(Step::ReceiverBroke(failure)),

@@ -101,6 +101,7 @@ impl Serve {
     /// Gives the place in the half-open queue back, and tells the backend who the client is.
     pub(super) fn open(&mut self) {
         self.since = Instant::now();
+        self.owes_ack = true;
         let slot = &self.slot;
         slot.leave_half_open(self.now);
         if let Some(version) = slot.service().config.send_proxy {

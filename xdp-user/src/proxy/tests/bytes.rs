@@ -2,11 +2,21 @@
 
 use std::{
     io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener},
     thread,
 };
 
+use tokio::runtime::Builder;
+
 use super::support::*;
-use crate::{config::ProxyGlobals, engine::reason::CloseReason, proxy::info::Filter};
+use crate::{
+    config::ProxyGlobals,
+    engine::reason::CloseReason,
+    proxy::{
+        connect::{self, Started},
+        info::Filter,
+    },
+};
 
 #[test]
 fn an_echo_comes_back() {
@@ -54,6 +64,20 @@ fn after_the_backends_fin_the_client_goes_on() {
     fin(&client);
     assert!(served.join().unwrap() == pattern(1, 300_000));
     lab.ends(CloseReason::Finished, 1);
+}
+
+#[test]
+fn a_backend_is_connected_without_bytes_of_the_client() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    let _entered = runtime.enter();
+    let started = connect::start(address, &options(&[address]), address, 0).unwrap();
+    let (Started::Connected(leg) | Started::InProgress(leg)) = started;
+    // On loopback this is the end of the handshake; the kernel alone would take its time.
+    leg.acknowledge();
+    listener.accept().unwrap();
 }
 
 /// Sends `len` bytes and gets them back; checks every one.
