@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::fd::AsRawFd as _,
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -75,14 +76,17 @@ fn waiting(lab: &Lab) -> u64 {
 
 #[test]
 fn a_slow_reader_holds_up_its_sender_and_not_memory() {
-    let (backend, served) = backend(|mut stream| {
-        thread::sleep(Duration::from_secs(1));
+    let (read, told) = mpsc::channel();
+    let (backend, served) = backend(move |mut stream| {
+        // Not after a while: on a busy machine the sender might then never find it full.
+        told.recv().unwrap();
         read_all(&mut stream)
     });
     let lab = Lab::new(options(&[backend]));
     let mut clients = [lab.connect()];
     let sent = stuff(&mut clients)[0];
     assert!(waiting(&lab) <= 256 << 10, "{} bytes wait", waiting(&lab));
+    read.send(()).unwrap();
     let [mut client] = clients;
     fin(&client);
     assert_eq!(read_all(&mut client), b"");
