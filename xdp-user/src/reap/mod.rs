@@ -30,8 +30,12 @@ mod syn_recv;
 use close_wait::{CloseWait, Found};
 use syn_recv::SynRecv;
 
-/// Between two samples of half-open connections.
-const SAMPLE_PERIOD: Duration = Duration::from_secs(5);
+/// Between two samples of half-open connections, at least and at most.
+const SAMPLE_PERIOD: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+
+/// After a sample, this many times as long as it took: the kernel walks all sockets of the machine
+/// for it, and half a percent of a core is enough for that.
+const SAMPLE_REST: u32 = 200;
 
 /// A quarter of the shortest limit is between two sweeps, within these bounds. So a socket is ended
 /// after between 1 and 1.25 times its limit, or a quarter minute later.
@@ -194,8 +198,9 @@ impl Reaper {
         let time = Instant::now();
         let now = Tick::of(time.duration_since(self.start));
         if self.next_sample <= time {
-            self.next_sample = time + SAMPLE_PERIOD;
-            self.sample(services, now)?;
+            let sampled = self.sample(services, now);
+            self.next_sample = time + sample_period(time.elapsed());
+            sampled?;
         }
         if let Some(period) = services.sweep_period
             && self.next_sweep <= time
@@ -270,6 +275,12 @@ impl Reaper {
         }
         Ok(more)
     }
+}
+
+/// From the begin of a sample that took this long to that of the next.
+fn sample_period(took: Duration) -> Duration {
+    let [min, max] = SAMPLE_PERIOD;
+    (took * SAMPLE_REST).clamp(min, max)
 }
 
 /// Inodes of this process's sockets.

@@ -68,6 +68,14 @@ fn assert_reset(mut client: TcpStream) {
 }
 
 #[test]
+fn samples_rest_as_they_took() {
+    let period = |ms| sample_period(Duration::from_millis(ms));
+    assert_eq!(period(1), SAMPLE_PERIOD[0]);
+    assert_eq!(period(100), Duration::from_secs(20));
+    assert_eq!(period(1_000), SAMPLE_PERIOD[1]);
+}
+
+#[test]
 fn leaked_connections_are_ended_by_the_deadline_and_healthy_ones_stay() {
     in_namespace(|| {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
