@@ -116,8 +116,8 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
-    /// Memory and CPU of the proxy for many idle connections, for levee and others. Needs file
-    /// descriptors: where they do not suffice, run it in a guest.
+    /// Memory and CPU of the proxy for many idle connections, for levee and others. Where one
+    /// process may not have as many file descriptors, several proxies share them out.
     Idle {
         /// Connections.
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(idle::CONNECTIONS_MAX)))]
@@ -132,6 +132,9 @@ enum Bench {
             default_value = "levee,haproxy,nginx-stream"
         )]
         systems: Vec<System>,
+        /// Be one of several processes that share the connections out.
+        #[arg(long, hide = true)]
+        part: bool,
     },
 }
 
@@ -223,12 +226,14 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                     connections,
                     seconds,
                     systems,
+                    part,
                 },
         } => {
             let options = IdleOptions {
                 connections,
                 seconds,
                 systems,
+                part,
             };
             idle::run(&options, &interrupt)?;
         }

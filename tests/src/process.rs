@@ -1,6 +1,6 @@
 //! Child processes that never outlive the lab.
 use std::{
-    process::{Child, Command, ExitStatus},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus},
     sync::{LazyLock, mpsc},
     thread,
     time::{Duration, Instant},
@@ -43,6 +43,11 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its standard input and output, if the command has pipes for both and nobody took them.
+    pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        self.child.stdin.take().zip(self.child.stdout.take())
     }
 
     /// The exit status if it has ended.

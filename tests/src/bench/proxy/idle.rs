@@ -2,30 +2,28 @@
 //! after all of them costs in CPU.
 //!
 //! Client and backend are threads of this process, so it needs as many file descriptors as the
-//! proxy; on a machine that does not allow them, a guest does.
+//! proxy. Where one process may not have as many, several hold a share each: see [`parts`].
+mod parts;
+mod peers;
+mod running;
+
 use std::{
-    env, fs,
-    io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
-    thread::JoinHandle,
+    fs,
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, SockRef, Socket, Type};
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
-use super::{
-    System,
-    backend::{KEEP, response, spawn},
-    usage::Usage,
+use self::{
+    peers::{Backend, clients, is_open},
+    running::Running,
 };
+use super::{System, usage::Usage};
 use crate::{
     interrupt::Interrupt,
-    levee::{Levee, ProxySetup},
-    proxy_lab::{BACKEND, INTERFACE, PROXY, ProxyLab, more_clients},
-    relay::Relay,
+    proxy_lab::{BACKEND, ProxyLab},
 };
 
 /// What the user may choose.
@@ -37,6 +35,8 @@ pub struct IdleOptions {
     pub seconds: u32,
     /// What is measured.
     pub systems: Vec<System>,
+    /// Whether this process is one of several that another has started.
+    pub part: bool,
 }
 
 /// Most that the lab's ports and a guest's memory allow.
@@ -45,28 +45,38 @@ pub const CONNECTIONS_MAX: u32 = 150_000;
 const PORT: u16 = 8000;
 /// The proxy's ports towards one address and port of a backend do not suffice.
 const BACKEND_PORTS: [u16; 4] = [8000, 8001, 8002, 8003];
-/// File descriptors besides those of connections.
-const DESCRIPTORS_KEPT: u64 = 4096;
-/// How long one connect or answer may take.
-const LIMIT: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(3);
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Measures and prints.
 ///
 /// # Errors
 /// Fails when the lab does, when file descriptors do not suffice, and on an interrupt.
 pub fn run(options: &IdleOptions, interrupt: &Interrupt) -> Result<()> {
-    let needed = 2 * u64::from(options.connections) + DESCRIPTORS_KEPT;
-    raise_descriptors(needed)?;
+    let parts = parts::needed(options.connections)?;
+    if options.part {
+        return parts::hold(options, interrupt);
+    }
     println!(
-        "{:<14} {:>12} {:>12} {:>12} {:>14} {:>10} {:>10}",
-        "system", "connections", "RSS before", "RSS after", "per connection", "CPU", "sweeps"
+        "{:<14} {:>12} {:>10} {:>12} {:>12} {:>14} {:>10} {:>10}",
+        "system",
+        "connections",
+        "processes",
+        "RSS before",
+        "RSS after",
+        "per connection",
+        "CPU",
+        "sweeps"
     );
     for &system in &options.systems {
-        let row = measure(system, options, interrupt).with_context(|| system.name())?;
+        let measured = if parts == 1 {
+            Held::open(system, options.connections, interrupt)
+                .and_then(|held| held.watch(options.seconds, interrupt))
+        } else {
+            parts::measure(system, parts, options, interrupt)
+        };
+        let row = measured.with_context(|| system.name())?;
         println!(
-            "{:<14} {:>12} {:>8} KiB {:>8} KiB {:>10.2} KiB {:>8.2} % {:>10}",
+            "{:<14} {:>12} {parts:>10} {:>8} KiB {:>8} KiB {:>10.2} KiB {:>8.2} % {:>10}",
             system.name(),
             options.connections,
             row.before_kib,
@@ -80,6 +90,8 @@ pub fn run(options: &IdleOptions, interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
+/// What was measured of one proxy, or of several together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Row {
     before_kib: u64,
     after_kib: u64,
@@ -89,199 +101,69 @@ struct Row {
     sweeps: Option<f64>,
 }
 
-enum Running {
-    Levee(Levee),
-    Relay(Relay),
-}
-
-impl Running {
-    fn start(system: System, lab: &ProxyLab, connections: u32) -> Result<Self> {
-        let waited_for = SocketAddr::new(PROXY[0], PORT);
-        let backends = BACKEND_PORTS.map(|port| SocketAddr::new(BACKEND[0], port));
-        Ok(match system {
-            System::Levee => {
-                let setup = ProxySetup {
-                    cpu: None,
-                    descriptors: None,
-                    interfaces: &[INTERFACE],
-                    configuration: &levee(&backends, connections),
-                };
-                Self::Levee(Levee::configured(&lab.proxy, &setup)?)
-            }
-            System::Haproxy => Self::Relay(Relay::haproxy(
-                &lab.proxy,
-                None,
-                &haproxy(&backends, connections),
-                waited_for,
-            )?),
-            System::NginxStream => Self::Relay(Relay::nginx(
-                &lab.proxy,
-                None,
-                &nginx(&backends, connections),
-                waited_for,
-            )?),
-            System::Direct | System::HaproxySplice | System::Synproxy | System::Splice => {
-                bail!("it is not measured: levee, haproxy and nginx-stream are");
-            }
-        })
-    }
-
-    fn id(&self) -> u32 {
-        match self {
-            Self::Levee(levee) => levee.id(),
-            Self::Relay(relay) => relay.id(),
-        }
-    }
-
-    /// Seconds that levee has spent on sweeps.
-    fn swept(&self) -> Result<Option<f64>> {
-        match self {
-            Self::Levee(levee) => {
-                let sum = levee.metrics()?.sum("levee_reaper_busy_seconds_total", &[]);
-                Ok(Some(sum))
-            }
-            Self::Relay(_) => Ok(None),
+impl Row {
+    /// Both together.
+    fn plus(&self, other: &Self) -> Self {
+        Self {
+            before_kib: self.before_kib + other.before_kib,
+            after_kib: self.after_kib + other.after_kib,
+            cpu: self.cpu + other.cpu,
+            sweeps: self
+                .sweeps
+                .zip(other.sweeps)
+                .map(|(one, other)| one + other),
         }
     }
 }
 
-fn measure(system: System, options: &IdleOptions, interrupt: &Interrupt) -> Result<Row> {
-    let lab = ProxyLab::new()?;
-    let _backends = BACKEND_PORTS
-        .map(|port| Backend::start(&lab, SocketAddr::new(BACKEND[0], port)))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
-    let running = Running::start(system, &lab, options.connections)?;
-    let before_kib = resident_kib(running.id())?;
-    let clients = clients(&lab, options.connections as usize, interrupt)?;
-    interrupt.sleep(SETTLE)?;
-    let after_kib = resident_kib(running.id())?;
-    let usage = || Usage::read(Some(running.id()), &[]);
-    let (start, used, swept) = (Instant::now(), usage()?, running.swept()?);
-    interrupt.sleep(Duration::from_secs(options.seconds.into()))?;
-    let (used, now) = (usage()?.since(&used), running.swept()?);
-    let elapsed = start.elapsed().as_secs_f64();
-    for (number, client) in clients.iter().enumerate() {
-        is_open(client).with_context(|| format!("connection {number} has ended"))?;
-    }
-    Ok(Row {
-        before_kib,
-        after_kib,
-        cpu: used.process.as_secs_f64() / elapsed,
-        sweeps: swept.zip(now).map(|(before, now)| (now - before) / elapsed),
-    })
+/// A proxy that holds connections on which nothing happens; dropping it ends them.
+struct Held {
+    before_kib: u64,
+    clients: Vec<TcpStream>,
+    running: Running,
+    _backends: Vec<Backend>,
+    _lab: ProxyLab,
 }
 
-/// Answers one request on each connection and keeps it; dropping it ends all.
-struct Backend {
-    listener: Arc<TcpListener>,
-    thread: Option<JoinHandle<Result<()>>>,
-}
-
-impl Backend {
-    fn start(lab: &ProxyLab, address: SocketAddr) -> Result<Self> {
-        let listener = lab.backend.run(|| {
-            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
-        })?;
-        let listener = Arc::new(listener);
-        let thread = spawn(&lab.backend, None, {
-            let listener = Arc::clone(&listener);
-            move || {
-                let (mut open, mut request, answer) = (Vec::new(), KEEP.to_vec(), response());
-                // Ends when the listener is shut down.
-                while let Ok((mut stream, _)) = listener.accept() {
-                    ensure!(
-                        open.len() < CONNECTIONS_MAX as usize,
-                        "too many connections"
-                    );
-                    stream.set_read_timeout(Some(LIMIT))?;
-                    // A proxy may look whether anybody is there, and go away again.
-                    if stream.read_exact(&mut request).is_ok() {
-                        stream.write_all(&answer)?;
-                        open.push(stream);
-                    }
-                }
-                Ok(())
-            }
-        })?;
+impl Held {
+    fn open(system: System, connections: u32, interrupt: &Interrupt) -> Result<Self> {
+        let lab = ProxyLab::new()?;
+        let backends = BACKEND_PORTS
+            .map(|port| Backend::start(&lab, SocketAddr::new(BACKEND[0], port)))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        let running = Running::start(system, &lab, connections)?;
+        let before_kib = resident_kib(running.id())?;
+        let clients = clients(&lab, connections as usize, interrupt)?;
+        interrupt.sleep(SETTLE)?;
         Ok(Self {
-            listener,
-            thread: Some(thread),
+            before_kib,
+            clients,
+            running,
+            _backends: backends,
+            _lab: lab,
         })
     }
-}
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        if let Err(error) = SockRef::from(&*self.listener).shutdown(Shutdown::Both) {
-            eprintln!("cannot end the backend: {error}");
-            return;
+    /// Measures for so many seconds, and makes sure that all connections are still there.
+    fn watch(&self, seconds: u32, interrupt: &Interrupt) -> Result<Row> {
+        let running = &self.running;
+        let usage = || Usage::read(Some(running.id()), &[]);
+        let after_kib = resident_kib(running.id())?;
+        let (start, used, swept) = (Instant::now(), usage()?, running.swept()?);
+        interrupt.sleep(Duration::from_secs(seconds.into()))?;
+        let (used, now) = (usage()?.since(&used), running.swept()?);
+        let elapsed = start.elapsed().as_secs_f64();
+        for (number, client) in self.clients.iter().enumerate() {
+            is_open(client).with_context(|| format!("connection {number} has ended"))?;
         }
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(Err(error))) => eprintln!("the backend failed: {error:#}"),
-            Some(Err(_)) => eprintln!("the backend panicked"),
-            Some(Ok(Ok(()))) | None => {}
-        }
+        Ok(Row {
+            before_kib: self.before_kib,
+            after_kib,
+            cpu: used.process.as_secs_f64() / elapsed,
+            sweeps: swept.zip(now).map(|(before, now)| (now - before) / elapsed),
+        })
     }
-}
-
-/// Opens connections, in turn from all the client's addresses, and has a request answered on each.
-fn clients(lab: &ProxyLab, connections: usize, interrupt: &Interrupt) -> Result<Vec<TcpStream>> {
-    let interrupt = interrupt.clone();
-    let thread = spawn(&lab.client, None, move || {
-        let sources: Vec<_> = more_clients().collect();
-        let mut open = Vec::with_capacity(connections);
-        let mut progress = Instant::now();
-        for number in 0..connections {
-            interrupt.check()?;
-            let stream = client(sources[number % sources.len()].into())
-                .with_context(|| format!("connection {number} of {connections}"))?;
-            open.push(stream);
-            if progress.elapsed() > PROGRESS_INTERVAL {
-                progress = Instant::now();
-                eprintln!("{} of {connections} connections", open.len());
-            }
-        }
-        Ok(open)
-    })?;
-    thread.join().map_err(|_| anyhow!("the client panicked"))?
-}
-
-fn client(source: IpAddr) -> Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
-    socket.connect_timeout(&SocketAddr::new(PROXY[0], PORT).into(), LIMIT)?;
-    let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(KEEP)?;
-    let expected = response();
-    let mut answer = expected.clone();
-    stream.read_exact(&mut answer)?;
-    ensure!(answer == expected, "another answer");
-    Ok(stream)
-}
-
-/// Neither closed nor reset, and nothing came.
-fn is_open(stream: &TcpStream) -> Result<()> {
-    stream.set_nonblocking(true)?;
-    match stream.peek(&mut [0]) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(bytes) => bail!("{bytes} bytes to read"),
-    }
-}
-
-/// Takes as many file descriptors as are needed; the proxies that are started inherit them.
-fn raise_descriptors(needed: u64) -> Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read RLIMIT_NOFILE")?;
-    let program = env::current_exe().context("cannot tell where this program is")?;
-    ensure!(
-        hard >= needed,
-        "{needed} file descriptors are needed, and RLIMIT_NOFILE allows {hard}: run it in a guest \
-         (`cargo xtask guest --memory 6144 --seconds 3600 -- {} bench idle`)",
-        program.display()
-    );
-    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("cannot raise RLIMIT_NOFILE")
 }
 
 /// Resident memory, its program text included, KiB.
@@ -291,48 +173,4 @@ fn resident_kib(process: u32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok())
         .with_context(|| format!("no VmRSS in {path}"))
-}
-
-fn levee(backends: &[SocketAddr], connections: u32) -> String {
-    let backends: String = backends
-        .iter()
-        .map(|backend| format!("[[service.backend]]\naddress = \"{backend}\"\n"))
-        .collect();
-    format!(
-        "[proxy]\nworkers = 1\nconnections_max = {}\n\
-         [[service]]\naddress = \"{}\"\nmode = \"proxy\"\n{backends}",
-        connections + 1000,
-        SocketAddr::new(PROXY[0], PORT)
-    )
-}
-
-fn haproxy(backends: &[SocketAddr], connections: u32) -> String {
-    let servers: String = backends
-        .iter()
-        .map(|backend| format!("  server s{} {backend}\n", backend.port()))
-        .collect();
-    let connections = connections + 1000;
-    format!(
-        "global\n  nbthread 1\n  maxconn {connections}\n\
-         defaults\n  mode tcp\n  maxconn {connections}\n\
-         \x20 timeout connect 3s\n  timeout client 1h\n  timeout server 1h\n\
-         listen idle\n  bind {} backlog 4096\n{servers}",
-        SocketAddr::new(PROXY[0], PORT)
-    )
-}
-
-fn nginx(backends: &[SocketAddr], connections: u32) -> String {
-    let servers: String = backends
-        .iter()
-        .map(|backend| format!("    server {backend};\n"))
-        .collect();
-    format!(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
-         events {{ worker_connections {}; }}\n\
-         stream {{\n  access_log off;\n  proxy_connect_timeout 3s; proxy_timeout 1h;\n\
-         \x20 upstream backends {{\n{servers}  }}\n\
-         \x20 server {{ listen {} backlog=4096 reuseport; proxy_pass backends; }}\n}}\n",
-        2 * connections + 1000,
-        SocketAddr::new(PROXY[0], PORT)
-    )
 }
