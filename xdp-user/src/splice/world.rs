@@ -134,9 +134,9 @@ impl Realm {
             (Side::Backend, self.director.hop(flow.target)),
         ];
         for (side, hop) in hops {
-            let reset = reaper::reset(flow, side, service, target);
-            if let (Some(hop), Some(reset)) = (hop, reset) {
-                self.send(&outgoing(hop, &reset));
+            match (hop, reaper::reset(flow, side, service, target)) {
+                (Some(hop), Some(reset)) => self.send(&outgoing(hop, &reset)),
+                _ => self.stats.send_failed.count(),
             }
         }
     }
