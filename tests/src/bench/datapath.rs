@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Caches are warm and there is one flow, so this is what the instructions cost, and not what a
-//! flood from many sources does to the caches: `bench flood` measures that.
+//! flood from many sources does to the caches: `bench flood` measures that. The exceptions are the
+//! rows of a thousand and a million spliced connections, where every packet is of another one.
 mod paths;
 mod subject;
 
@@ -21,12 +22,16 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use self::{
-    paths::Traffic,
+    paths::{FEW, MANY, Traffic, Which},
     subject::{Floors, Subject},
 };
 use super::{host::Host, median::median};
 use crate::{
-    fixtures::rig::Rig,
+    fixtures::{
+        self,
+        rig::{Rig, SplicedRig},
+        spliced::given,
+    },
     interrupt::{Interrupt, Interrupted},
     netns::Netns,
 };
@@ -50,7 +55,8 @@ pub struct Row {
     pub name: &'static str,
     /// Time per packet, nanoseconds.
     pub ns: f64,
-    /// That without the floor: `floor_tx` for answers, `floor_drop` for everything else.
+    /// That without the floor: `floor_tx` for what is answered or forwarded, `floor_drop` for
+    /// everything else.
     pub net_ns: f64,
 }
 
@@ -61,12 +67,10 @@ pub struct Row {
 /// to be measured.
 pub fn run(options: DatapathOptions, interrupt: &Interrupt) -> Result<()> {
     let netns = Netns::new("datapath")?;
-    let unchecked_netns = Netns::new("datapath-unchecked")?;
     let traffic = Traffic::prepare(&netns)?;
     let rows = netns.run(|| {
-        let mut rig = Rig::new(true)?;
-        let mut unchecked = unchecked_netns.run(|| Rig::new(false))?;
-        measure(options, interrupt, &traffic, &mut rig, &mut unchecked)
+        let mut rigs = Rigs::load()?;
+        measure(options, interrupt, &traffic, &mut rigs)
     })?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -80,25 +84,75 @@ fn measure(
     options: DatapathOptions,
     interrupt: &Interrupt,
     traffic: &Traffic,
-    rig: &mut Rig,
-    unchecked: &mut Rig,
+    rigs: &mut Rigs,
 ) -> Result<Vec<Row>> {
     let mut floors = Floors::load()?;
     let mut subjects = Vec::new();
     for path in paths::all(traffic)? {
-        let rig = if path.check_syn_checksum {
-            &mut *rig
-        } else {
-            &mut *unchecked
-        };
+        let rig = rigs.get(path.rig);
         subjects.push(Subject::prepare(path, rig, &mut floors)?);
     }
     let mut samples = Samples::new(&subjects);
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
-        samples.add(&mut subjects, &mut floors, rig, unchecked, interrupt)?;
+        samples.add(&mut subjects, &mut floors, rigs, interrupt)?;
     }
     Ok(samples.rows(&subjects))
+}
+
+/// The data paths. All but the first are in namespaces of their own, but measured in that of the
+/// first.
+struct Rigs {
+    checked: Rig,
+    unchecked: Rig,
+    spliced: SplicedRig,
+    crowded: SplicedRig,
+    _netns: [Netns; 3],
+}
+
+impl Rigs {
+    fn load() -> Result<Self> {
+        let [unchecked, spliced, crowded] =
+            ["datapath-unchecked", "datapath-spliced", "datapath-crowded"].map(Netns::new);
+        let netns = [unchecked?, spliced?, crowded?];
+        Ok(Self {
+            checked: Rig::new(true)?,
+            unchecked: netns[0].run(|| Rig::new(false))?,
+            spliced: netns[1].run(|| {
+                let mut rig = crowd(FEW, FEW + 2)?;
+                for family in fixtures::FAMILIES {
+                    rig.enter(&given::flow(family))?;
+                }
+                Ok(rig)
+            })?,
+            crowded: netns[2].run(|| crowd(MANY, MANY))?,
+            _netns: netns,
+        })
+    }
+
+    fn get(&mut self, which: Which) -> &mut Rig {
+        match which {
+            Which::Checked => &mut self.checked,
+            Which::Unchecked => &mut self.unchecked,
+            Which::Spliced => self.spliced.rig(),
+            Which::Crowded => self.crowded.rig(),
+        }
+    }
+}
+
+/// A data path with that many spliced connections, of which `room` fit. Targets are reached through
+/// the interface that packets come in on.
+fn crowd(connections: u32, room: u32) -> Result<SplicedRig> {
+    let mut rig = SplicedRig::new(room)?;
+    for family in fixtures::FAMILIES {
+        let mut target = given::target_entry(family);
+        target.hop.ifindex = given::INSIDE;
+        rig.set_target(given::target_slot(family), &target)?;
+    }
+    for number in 0..connections {
+        rig.enter(&paths::crowd(number))?;
+    }
+    Ok(rig)
 }
 
 /// Measurements by round.
@@ -123,18 +177,13 @@ impl Samples {
         &mut self,
         subjects: &mut [Subject],
         floors: &mut Floors,
-        rig: &mut Rig,
-        unchecked: &mut Rig,
+        rigs: &mut Rigs,
         interrupt: &Interrupt,
     ) -> Result<()> {
         let drop_ns = unless_interrupted(floors.drop_ns(REPEAT), interrupt)?;
         let tx_ns = unless_interrupted(floors.tx_ns(REPEAT), interrupt)?;
         for (subject, (ns, net_ns)) in subjects.iter_mut().zip(&mut self.paths) {
-            let rig = if subject.path.check_syn_checksum {
-                &mut *rig
-            } else {
-                &mut *unchecked
-            };
+            let rig = rigs.get(subject.path.rig);
             let time = unless_interrupted(subject.time(rig, REPEAT), interrupt)
                 .with_context(|| subject.path.name)?;
             let net = time.ns - time.restored_floor_ns.unwrap_or(drop_ns);
@@ -188,7 +237,9 @@ fn print_table(rows: &[Row], rounds: u32) -> Result<()> {
     for Row { name, ns, net_ns } in rows {
         println!("{name:<28} {ns:>8.0} {net_ns:>10.0}");
     }
-    println!("\nnet of floor_tx for answers (syn_*), of floor_drop for everything else");
+    println!(
+        "\nnet of floor_tx for what is answered (syn_*) or forwarded, of floor_drop for everything else"
+    );
     Ok(())
 }
 
@@ -209,9 +260,16 @@ mod tests {
 
     #[test]
     fn every_path_is_a_fixture_with_a_name_of_its_own() {
-        let names = paths::FIXTURES.map(|(name, ..)| name);
-        for (position, (name, fixture, _)) in paths::FIXTURES.iter().enumerate() {
-            assert!(crate::fixtures::find(fixture).is_some(), "{fixture}");
+        let mut names = Vec::new();
+        for (name, fixture, _) in paths::FIXTURES {
+            assert!(fixtures::find(fixture).is_some(), "{fixture}");
+            names.push(name);
+        }
+        for (name, fixture) in paths::SPLICED {
+            assert!(fixtures::spliced::find(fixture).is_some(), "{fixture}");
+            names.push(name);
+        }
+        for (position, name) in names.iter().enumerate() {
             assert!(!names[..position].contains(name), "{name}");
         }
     }

@@ -164,3 +164,6 @@ fn quoted<F: FrameMut + ?Sized>(
     frame.put(quote.l4, &header)?;
     Some(ip.with(change).with_2(checksum, header.checksum))
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,18 @@ use crate::{abi::restore, frame::store};
 #[unsafe(no_mangle)]
 static RESTORE_LENGTH: Global<u32> = Global::new(0);
 
+/// Offset of an IPv4 address in the frame that is to be another one every time; 0 for none.
+#[unsafe(no_mangle)]
+static RESTORE_SPREAD_AT: Global<u32> = Global::new(0);
+
+/// How far that address is moved at most, one less than a power of two.
+#[unsafe(no_mangle)]
+static RESTORE_SPREAD_MASK: Global<u32> = Global::new(0);
+
+/// State of the generator that moves it.
+#[map]
+static RESTORE_RANDOM: Array<u64> = Array::with_max_entries(1, 0);
+
 #[map]
 static RESTORE_FRAME: Array<[u64; restore::FRAME_WORDS]> = Array::with_max_entries(1, 0);
 
@@ -53,5 +65,30 @@ fn copy(ctx: &XdpContext) -> Option<()> {
         let word = unsafe { frame.add(offset).cast::<u64>().read_unaligned() };
         store(ctx, offset, word)?;
     }
-    Some(())
+    spread(ctx, frame)
+}
+
+/// Moves the address that is to be moved.
+#[inline(always)]
+fn spread(ctx: &XdpContext, frame: *const u8) -> Option<()> {
+    const ADDRESS_LEN: usize = size_of::<u32>();
+    let at = RESTORE_SPREAD_AT.load() as usize;
+    if at == 0 {
+        return Some(());
+    }
+    if at > restore::FRAME_BYTES_MAX - ADDRESS_LEN {
+        return None;
+    }
+    let state = RESTORE_RANDOM.get_ptr_mut(0)?;
+    // SAFETY: a live map element; the offset is within the map's value, as just checked.
+    let address = unsafe {
+        // The multiplier of PCG (O'Neill, 2014); the upper bits are the random ones.
+        *state = (*state)
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let by = (*state >> 32) as u32 & RESTORE_SPREAD_MASK.load();
+        let first = u32::from_be(frame.add(at).cast::<u32>().read_unaligned());
+        first.wrapping_add(by)
+    };
+    store(ctx, at, address.to_be())
 }

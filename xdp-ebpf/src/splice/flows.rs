@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use xdp_common::{
     abi::Control,
     splice::{
-        flow::{Flow, Hop, Seen},
+        flow::{CLIENT, Flow, Hop, Seen},
         index::{BUCKET_SLOTS, Bucket, Place, SideKey, TARGET_SIDE},
     },
 };
@@ -50,6 +50,7 @@ fn search(bucket: u32, place: Place, key: SideKey) -> (Option<Entry>, bool) {
             && let Some(flow) = FLOWS.get_ptr_mut(flow)
         {
             let entry = Entry(flow);
+            entry.touch();
             if entry.is(key) {
                 return (Some(entry), full);
             }
@@ -81,6 +82,14 @@ impl Entry {
     pub(crate) fn hop(self) -> Hop {
         // SAFETY: of a live map element.
         unsafe { (&raw const (*self.0).hop).read() }
+    }
+
+    /// Has the CPU fetch the second cache line along with the first: of a million connections,
+    /// neither is in a near cache.
+    #[inline(always)]
+    fn touch(self) {
+        // SAFETY: an aligned word of a live map element.
+        unsafe { (&raw const (*self.0).seen[CLIENT].at_s).read_volatile() };
     }
 
     #[inline(always)]

@@ -43,14 +43,11 @@ pub(crate) fn get(
     src: Addr,
 ) -> Option<&'static Target> {
     let at = TARGETS.get_ptr_mut(u32::from(id))?;
-    // SAFETY: an aligned word of a live map element.
+    // SAFETY: of a live map element.
     let confirmed_s = unsafe { &raw mut (*at).hop.confirmed_s };
-    // SAFETY: as above.
-    if control
-        .clock_s
-        .wrapping_sub(unsafe { confirmed_s.read_volatile() })
-        > CONFIRMED_S_MAX
-    {
+    // SAFETY: an aligned word of it.
+    let then_s = unsafe { confirmed_s.read_volatile() };
+    if control.clock_s.wrapping_sub(then_s) > CONFIRMED_S_MAX {
         // What is not found now is asked for again in a second, and the old way is used until then.
         // SAFETY: as above.
         unsafe { confirmed_s.write_volatile(control.clock_s) };

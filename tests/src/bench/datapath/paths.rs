@@ -2,10 +2,15 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Context as _, Result};
-use xdp_common::{cookie::Family, verdict::Verdict};
+use xdp_common::{
+    cookie::Family,
+    splice::flow::{Flow, Seen},
+    tuple::Addr,
+    verdict::{Action, Verdict},
+};
 
 use crate::{
-    fixtures::{self, flag, given},
+    fixtures::{self, flag, given, spliced},
     netns::Netns,
     packet::Packet,
 };
@@ -16,8 +21,47 @@ pub(super) struct Path {
     pub(super) frame: Vec<u8>,
     /// What the data path must make of the frame.
     pub(super) verdict: Verdict,
-    /// Whether the data path that checks the TCP checksum of SYNs is timed, as is the default.
-    pub(super) check_syn_checksum: bool,
+    /// Which data path is timed.
+    pub(super) rig: Which,
+    /// What differs from packet to packet.
+    pub(super) spread: Option<Spread>,
+}
+
+/// A data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// As is the default.
+    Checked,
+    /// One that does not check the TCP checksum of SYNs.
+    Unchecked,
+    /// One with [`FEW`] spliced connections and one of each family.
+    Spliced,
+    /// One with [`MANY`] spliced connections.
+    Crowded,
+}
+
+/// An IPv4 address that is moved by a random number, so that every packet is of another connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spread {
+    /// Its offset in the frame; 0 for none.
+    pub(super) at: u32,
+    /// The most that it is moved by.
+    pub(super) mask: u32,
+}
+
+/// Spliced connections in the table, a power of two.
+pub(super) const FEW: u32 = 1 << 10;
+/// As [`FEW`].
+pub(super) const MANY: u32 = 1 << 20;
+
+impl Path {
+    /// Whether the data path changes the frame, which then has to be restored for the next run.
+    pub(super) const fn is_changed(&self) -> bool {
+        match self.verdict {
+            Verdict::Handshake => false,
+            verdict => matches!(verdict.action(), Action::Reply | Action::Redirect),
+        }
+    }
 }
 
 /// Paths that are fixtures: name, the fixture's name, and whether SYN checksums are checked.
@@ -77,7 +121,12 @@ pub(super) fn all(traffic: &Traffic) -> Result<Vec<Path>> {
             name,
             frame: fixture.frame,
             verdict: fixture.verdict,
-            check_syn_checksum,
+            rig: if check_syn_checksum {
+                Which::Checked
+            } else {
+                Which::Unchecked
+            },
+            spread: None,
         });
     }
     let segment = Packet::new(traffic.client, given::service(Family::V4), flag::ACK);
@@ -85,7 +134,96 @@ pub(super) fn all(traffic: &Traffic) -> Result<Vec<Path>> {
         name: "established_v4",
         frame: segment.padded(),
         verdict: Verdict::Connection,
-        check_syn_checksum: true,
+        rig: Which::Checked,
+        spread: None,
     });
+    paths.extend(spliced()?);
     Ok(paths)
+}
+
+/// Paths of spliced connections: name, and the fixture's name.
+pub(super) const SPLICED: [(&str, &str); 11] = [
+    ("to_target_v4", "to_target_v4_timestamps"),
+    ("to_target_v6", "to_target_v6_timestamps"),
+    ("to_target_v4_sack", "to_target_v4_timestamps_sack_1"),
+    ("to_target_v4_odd_options", "to_target_v4_timestamps_odd"),
+    ("to_client_v4", "to_client_v4_timestamps"),
+    ("to_client_v6", "to_client_v6_timestamps"),
+    ("icmp_error_v4", "icmp_to_client_v4_fragmentation_needed"),
+    ("handshake_v4", "no_flow_v4_cookie"),
+    ("syn_spliced_v4", "no_flow_v4_syn"),
+    ("ack_random_spliced_v4", "no_flow_v4_cookie_wrong"),
+    ("pass_other_spliced", "no_flow_v4_of_target"),
+];
+
+fn spliced() -> Result<Vec<Path>> {
+    let mut paths = Vec::new();
+    for (name, fixture) in SPLICED {
+        let fixture = spliced::find(fixture)
+            .with_context(|| format!("{name}: there is no fixture {fixture}"))?;
+        paths.push(Path {
+            name,
+            frame: fixture.frame,
+            verdict: fixture.verdict,
+            rig: Which::Spliced,
+            spread: None,
+        });
+    }
+    for (name, from_client, rig, flows) in [
+        ("to_target_v4_1k_flows", true, Which::Spliced, FEW),
+        ("to_client_v4_1k_flows", false, Which::Spliced, FEW),
+        ("to_target_v4_1m_flows", true, Which::Crowded, MANY),
+        ("to_client_v4_1m_flows", false, Which::Crowded, MANY),
+    ] {
+        let flow = crowd(0);
+        let client = SocketAddr::new(flow.client.to_ip(), flow.client_port);
+        let (service, target) = (
+            spliced::given::service(Family::V4),
+            spliced::given::target(Family::V4),
+        );
+        let (src, dst, verdict, at) = if from_client {
+            (client, service, Verdict::ToTarget, SOURCE_V4)
+        } else {
+            (target, client, Verdict::ToClient, DESTINATION_V4)
+        };
+        let options = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        let segment = Packet {
+            options,
+            ..Packet::new(src, dst, flag::ACK)
+        };
+        paths.push(Path {
+            name,
+            frame: segment.bytes(),
+            verdict,
+            rig,
+            spread: Some(Spread {
+                at,
+                mask: flows - 1,
+            }),
+        });
+    }
+    Ok(paths)
+}
+
+/// Offset of the source address in a frame without tags.
+const SOURCE_V4: u32 = 26;
+/// Offset of the destination address.
+const DESTINATION_V4: u32 = 30;
+
+/// One of many connections whose clients' addresses are kept.
+pub(super) fn crowd(number: u32) -> Flow {
+    /// 100.64.0.0, shared address space (RFC 6598).
+    const FIRST: u32 = 0x6440_0000;
+    let flow = spliced::given::flow(Family::V4);
+    let client = Addr::v4((FIRST + number).to_be_bytes());
+    Flow {
+        client,
+        nat: client,
+        nat_port: flow.client_port,
+        seen: flow.seen.map(|seen| Seen {
+            at_s: spliced::given::CLOCK_S,
+            ..seen
+        }),
+        ..flow
+    }
 }

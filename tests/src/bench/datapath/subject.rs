@@ -6,7 +6,7 @@ use aya::{
 };
 use xdp_common::verdict::Action;
 
-use super::paths::Path;
+use super::paths::{Path, Spread};
 use crate::{
     abi::restore::{FRAME_BYTES_MAX, FRAME_WORDS},
     fixtures::rig::Rig,
@@ -16,6 +16,7 @@ use crate::{
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
 
 /// What the floors run on: the shortest frame there is.
 const FLOOR_FRAME: [u8; 60] = [0; 60];
@@ -57,12 +58,14 @@ pub(super) struct Time {
 
 impl Subject {
     pub(super) fn prepare(path: Path, rig: &mut Rig, floors: &mut Floors) -> Result<Self> {
-        let restored = match path.verdict.action() {
-            Action::Reply | Action::Redirect => Some([
-                Restored::new(&path.frame, rig.program()?.fd()?)?,
-                Restored::new(&path.frame, floors.object.xdp("lab_tx")?.fd()?)?,
-            ]),
-            Action::Pass | Action::Drop => None,
+        let restored = if path.is_changed() {
+            let floor = floors.object.xdp("lab_tx")?.fd()?;
+            Some([
+                Restored::new(&path, rig.program()?.fd()?)?,
+                Restored::new(&path, floor)?,
+            ])
+        } else {
+            None
         };
         Ok(Self { path, restored })
     }
@@ -92,7 +95,8 @@ impl Subject {
         let action = match self.path.verdict.action() {
             Action::Pass => XDP_PASS,
             Action::Drop => XDP_DROP,
-            Action::Reply | Action::Redirect => XDP_TX,
+            Action::Reply => XDP_TX,
+            Action::Redirect => XDP_REDIRECT,
         };
         Ok(Time {
             ns: time(rig.program()?, frame, action, repeat)?,
@@ -109,13 +113,19 @@ struct Restored {
 }
 
 impl Restored {
-    fn new(frame: &[u8], program: &ProgramFd) -> Result<Self> {
+    fn new(path: &Path, program: &ProgramFd) -> Result<Self> {
+        let frame = &path.frame;
         ensure!(
             frame.len() <= FRAME_BYTES_MAX,
             "a frame of {} bytes cannot be restored, only up to {FRAME_BYTES_MAX}",
             frame.len()
         );
-        let mut object = Object::load(&[("RESTORE_LENGTH", frame.len() as u32)])?;
+        let Spread { at, mask } = path.spread.unwrap_or_default();
+        let mut object = Object::load(&[
+            ("RESTORE_LENGTH", frame.len() as u32),
+            ("RESTORE_SPREAD_AT", at),
+            ("RESTORE_SPREAD_MASK", mask),
+        ])?;
         let mut words = [0_u64; FRAME_WORDS];
         for (word, bytes) in words.iter_mut().zip(frame.chunks(8)) {
             let mut whole = [0; 8];

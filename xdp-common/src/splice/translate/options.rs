@@ -68,7 +68,7 @@ fn blocks<F: FrameMut + ?Sized>(
     head: u32,
 ) -> Option<Change> {
     let bytes = (words as u32 - 1) * 4;
-    if head != SACK_WORD | (u32::from(HEAD_LEN) + bytes) || bytes % 8 != 0 || bytes == 0 {
+    if head != SACK_WORD | (u32::from(HEAD_LEN) + bytes) || !bytes.is_multiple_of(8) || bytes == 0 {
         return None;
     }
     let mut change = Change::NONE;
@@ -145,7 +145,7 @@ impl Walk {
                 self.add(frame, 6, self.adds.echo)?;
                 self.cursor.advance(len);
             }
-            SACK if (len - HEAD_LEN) % 8 == 0 => {
+            SACK if (len - HEAD_LEN).is_multiple_of(8) => {
                 self.edges = (len - HEAD_LEN) / 4;
                 self.cursor.advance(HEAD_LEN);
             }

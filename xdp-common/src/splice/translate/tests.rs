@@ -193,7 +193,7 @@ fn naive(area: &[u8], adds: &Adds) -> Vec<u8> {
                 add(&mut out[at + 2..at + 6], adds.value);
                 add(&mut out[at + 6..at + 10], adds.echo);
             }
-            (5, _) if (len - 2) % 8 == 0 => {
+            (5, _) if (len - 2).is_multiple_of(8) => {
                 for edge in (at + 2..at + len).step_by(4) {
                     add(&mut out[edge..edge + 4], adds.edge);
                 }
@@ -384,7 +384,7 @@ proptest! {
             pairs.fold(Sum::default(), |sum, pair| sum.with(pair)).checksum()
         };
         let change = Change::NONE.with_8(old, new);
-        let change = if before.len() % 2 == 0 { change } else { change.at_odd_offset() };
+        let change = if before.len().is_multiple_of(2) { change } else { change.at_odd_offset() };
         let (found, expected) = (change.applied_to(sum(&old)), sum(&new));
         let zero = |field: [u8; 2]| matches!(field, [0, 0] | [0xff, 0xff]);
         prop_assert!(found == expected || zero(found) && zero(expected));
