@@ -77,7 +77,16 @@ impl Server {
         address: SocketAddr,
         handler: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
     ) -> Self {
-        let listener = Arc::new(listen(netns, address));
+        Self::on(listen(netns, address), handler)
+    }
+
+    /// As [`start`](Self::start), where somebody listens already.
+    pub fn on(
+        listener: TcpListener,
+        handler: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
+    ) -> Self {
+        let address = listener.local_addr().expect("it is bound");
+        let listener = Arc::new(listener);
         let thread = thread::spawn({
             let listener = Arc::clone(&listener);
             move || {

@@ -1,0 +1,231 @@
+//! What the tests of `splice` mode share: a lab with levee in it.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use levee_tests::{
+    http::get_in,
+    levee::{Levee, METRICS, ProxySetup},
+    netns::Netns,
+    sockets::{LIMIT, Server, accept, connect, eventually, listen},
+    splice_lab::{BACKEND, SERVICE, SpliceLab, SpliceOptions, with_port},
+};
+use socket2::SockRef;
+
+/// The service's port.
+pub(crate) const PORT: u16 = 7000;
+/// The backend's port.
+pub(crate) const BACKEND_PORT: u16 = 7001;
+
+/// A lab with a levee at work.
+pub(crate) struct Stage {
+    pub(crate) levee: Levee,
+    pub(crate) lab: SpliceLab,
+    /// Where servers listen, IPv4 and IPv6. They did before levee started, which checks them then,
+    /// and never again within a test.
+    listeners: Vec<TcpListener>,
+}
+
+impl Stage {
+    /// Two arms, the client's address kept, IPv4 and IPv6; each with [`BACKEND`] behind it.
+    pub(crate) fn plain() -> Self {
+        Self::new("")
+    }
+
+    /// As [`plain`](Self::plain), with settings for both services.
+    pub(crate) fn new(settings: &str) -> Self {
+        Self::with(SpliceOptions::default(), &services(settings))
+    }
+
+    /// A lab of one's own choice, and levee with these tables in its configuration.
+    pub(crate) fn with(options: SpliceOptions, configuration: &str) -> Self {
+        Self::in_lab(SpliceLab::new(options).unwrap(), &backends(), configuration)
+    }
+
+    /// As [`with`](Self::with), in a lab that was prepared, and with servers that listen elsewhere.
+    pub(crate) fn in_lab(lab: SpliceLab, servers: &[SocketAddr], configuration: &str) -> Self {
+        let servers = servers.iter();
+        let listeners = servers
+            .map(|address| listen(&lab.backend, *address))
+            .collect();
+        let setup = ProxySetup {
+            interfaces: lab.interfaces(),
+            configuration,
+            ..ProxySetup::default()
+        };
+        let levee = Levee::configured(&lab.levee, &setup).unwrap();
+        Self {
+            levee,
+            lab,
+            listeners,
+        }
+    }
+
+    /// Serves all who connect to the backend from now on.
+    pub(crate) fn serve(
+        &self,
+        handler: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
+    ) -> Vec<Server> {
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|listener| Server::on(listener.try_clone().unwrap(), handler.clone()))
+            .collect()
+    }
+
+    /// Listens no more, for somebody else to do so.
+    pub(crate) fn leave_listening(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// Connects a client over IPv4 or IPv6 (0 or 1): both ends.
+    pub(crate) fn pair(&self, family: usize) -> (TcpStream, TcpStream) {
+        let client = self.connect(addresses()[family]);
+        let source = client.local_addr().unwrap();
+        loop {
+            let server = accept(&self.listeners[family]);
+            // levee's check may be waiting to be accepted too.
+            if server.peer_addr().is_ok_and(|peer| peer == source) {
+                return (client, server);
+            }
+        }
+    }
+
+    /// Connects a client to a service.
+    pub(crate) fn connect(&self, address: SocketAddr) -> TcpStream {
+        connect(&self.lab.client, address)
+    }
+
+    /// A counter or gauge of levee's, summed over series with these labels.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.levee.metrics().unwrap().sum(name, labels) as u64
+    }
+
+    /// Packets dropped for this reason.
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        self.metric("levee_drop_packets_total", &[("reason", reason)])
+    }
+
+    /// Waits until no connection is left but those in TIME_WAIT.
+    pub(crate) fn assert_nothing_left(&self) {
+        eventually("every connection ends", || {
+            self.metric("levee_connections", &[]) == 0
+        });
+    }
+}
+
+impl Drop for Stage {
+    /// What a failed test leaves to look at.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("levee's log: {}", self.levee.log().unwrap_or_default());
+            if let Ok((_, page)) = get_in(&self.lab.levee, METRICS, "/metrics", LIMIT) {
+                let counted = page.lines().filter(|line| !line.starts_with('#'));
+                for line in counted.filter(|line| !line.ends_with(" 0")) {
+                    println!("{line}");
+                }
+            }
+        }
+    }
+}
+
+/// Where clients connect to, IPv4 and IPv6.
+pub(crate) fn addresses() -> [SocketAddr; 2] {
+    with_port(SERVICE, PORT)
+}
+
+/// Where the servers are, IPv4 and IPv6.
+pub(crate) fn backends() -> [SocketAddr; 2] {
+    with_port(BACKEND, BACKEND_PORT)
+}
+
+/// Both services, with these settings; tables among them come last.
+pub(crate) fn services(settings: &str) -> String {
+    let pairs = addresses().into_iter().zip(backends());
+    pairs
+        .map(|(address, backend)| service(address, settings, &[backend]))
+        .collect()
+}
+
+/// Backends are checked once, at the start.
+const CHECK: &str = "[service.check]\ntype = \"tcp\"\ninterval = \"1h\"";
+
+/// A service in `splice` mode; tables among the settings come last.
+pub(crate) fn service(address: SocketAddr, settings: &str, backends: &[SocketAddr]) -> String {
+    let check = if settings.contains("[service.check]") {
+        ""
+    } else {
+        CHECK
+    };
+    let mut text =
+        format!("[[service]]\naddress = \"{address}\"\nmode = \"splice\"\n{settings}\n{check}\n");
+    for backend in backends {
+        writeln!(text, "[[service.backend]]\naddress = \"{backend}\"").unwrap();
+    }
+    text
+}
+
+/// What [`banner`] says.
+pub(crate) const BANNER: &str = "220 levee.lab ready\r\n";
+
+/// A server that speaks first, then echoes.
+pub(crate) fn banner(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(BANNER.as_bytes())?;
+    io::copy(&mut stream.try_clone()?, &mut stream)?;
+    Ok(())
+}
+
+/// Reads what [`banner`] says.
+#[track_caller]
+pub(crate) fn assert_banner(mut stream: &TcpStream) {
+    let mut bytes = [0; BANNER.len()];
+    stream.read_exact(&mut bytes).unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes), BANNER);
+}
+
+/// A server that says who the client is, then closes.
+pub(crate) fn who(mut stream: TcpStream) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    stream.write_all(peer.to_string().as_bytes())
+}
+
+/// Ends a connection with RST.
+pub(crate) fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(stream);
+}
+
+/// Expects a RST, within [`LIMIT`].
+#[track_caller]
+pub(crate) fn assert_reset(mut stream: &TcpStream) {
+    let error = stream.read(&mut [0]).expect_err("a RST");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+}
+
+/// Reads everything until FIN.
+#[track_caller]
+pub(crate) fn read_all(mut stream: &TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        panic!("{error} after {} bytes", bytes.len());
+    }
+    bytes
+}
+
+/// Connects with little patience and tells how it failed: a client of `splice` mode learns of a
+/// refusal only after it has connected.
+#[track_caller]
+pub(crate) fn assert_turned_away(netns: &Netns, address: SocketAddr) {
+    let stream = netns.run(|| Ok(TcpStream::connect_timeout(&address, LIMIT)?));
+    let Ok(stream) = stream else {
+        return;
+    };
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_reset(&stream);
+}

@@ -1,0 +1,182 @@
+//! Lost packets: any single one of a handshake, and one in a hundred of a transfer.
+
+use std::time::{Duration, Instant};
+
+use levee_tests::{
+    abi::tcp_flag::{ACK, FIN, RST, SYN},
+    capture::{Capture, out_of_window},
+    pattern::both_ways,
+    sockets::{assert_echo, echo},
+    splice_lab::INTERFACE,
+    switch::{Counters, Direction, LossRule, Payload},
+};
+
+use crate::common::{Stage, addresses, assert_banner, banner};
+
+/// Which switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wire {
+    Outer,
+    Inner,
+}
+
+/// The next segments with these flags, of SYN, ACK, FIN and RST, and no payload.
+fn next(flags: u8, drop: u32) -> LossRule {
+    LossRule {
+        flags_mask: SYN | ACK | FIN | RST,
+        flags,
+        payload: Payload::Empty,
+        skip: 0,
+        drop,
+    }
+}
+
+fn lost(counters: Counters, direction: Direction) -> u64 {
+    match direction {
+        Direction::ToHost => counters.lost,
+        Direction::ToClient => counters.lost_to_client,
+    }
+}
+
+/// Loses one segment of a handshake, of a client that speaks first and of a server that does.
+/// Recovery may take one retransmission of whoever has to, by a busy machine.
+fn recovers(wire: Wire, direction: Direction, flags: u8) {
+    const RETRANSMISSION: Duration = Duration::from_millis(3_500);
+    for server_first in [false, true] {
+        let mut stage = Stage::plain();
+        let _servers = stage.serve(if server_first { banner } else { echo });
+        for (address, losses) in addresses().into_iter().zip(1..) {
+            let switch = match wire {
+                Wire::Outer => stage.lab.outer.switch(),
+                Wire::Inner => stage.lab.inner.switch(),
+            };
+            switch.set_loss(direction, Some(next(flags, 1))).unwrap();
+            let start = Instant::now();
+            let client = stage.connect(address);
+            if server_first {
+                assert_banner(&client);
+            }
+            assert_echo(&client, "in spite of the loss");
+            let elapsed = start.elapsed();
+            println!("{address}, server first {server_first}: {elapsed:?}");
+            assert!(elapsed < RETRANSMISSION, "{elapsed:?}");
+            let switch = match wire {
+                Wire::Outer => stage.lab.outer.switch(),
+                Wire::Inner => stage.lab.inner.switch(),
+            };
+            assert_eq!(lost(switch.counters().unwrap(), direction), losses);
+        }
+    }
+}
+
+#[test]
+fn the_clients_syn_is_lost() {
+    recovers(Wire::Outer, Direction::ToHost, SYN);
+}
+
+#[test]
+fn the_syn_ack_to_the_client_is_lost() {
+    recovers(Wire::Outer, Direction::ToClient, SYN | ACK);
+}
+
+#[test]
+fn the_clients_final_ack_is_lost() {
+    recovers(Wire::Outer, Direction::ToHost, ACK);
+}
+
+/// It is the first ACK without data that goes to the client.
+#[test]
+fn the_window_update_is_lost() {
+    recovers(Wire::Outer, Direction::ToClient, ACK);
+}
+
+#[test]
+fn levees_syn_to_the_server_is_lost() {
+    recovers(Wire::Inner, Direction::ToClient, SYN);
+}
+
+#[test]
+fn the_servers_syn_ack_is_lost() {
+    recovers(Wire::Inner, Direction::ToHost, SYN | ACK);
+}
+
+#[test]
+fn levees_ack_to_the_server_is_lost() {
+    recovers(Wire::Inner, Direction::ToClient, ACK);
+}
+
+/// Megabytes each way; the hundred take minutes with this loss on a busy machine.
+const BLOCKS: u64 = 160;
+
+/// Loses one packet in a hundred, on both sides of levee, both ways.
+#[test]
+fn every_byte_arrives_with_one_per_cent_lost() {
+    let mut stage = Stage::plain();
+    for direction in [Direction::ToHost, Direction::ToClient] {
+        stage
+            .lab
+            .outer
+            .switch()
+            .set_chance(direction, 0.01)
+            .unwrap();
+        stage
+            .lab
+            .inner
+            .switch()
+            .set_chance(direction, 0.01)
+            .unwrap();
+    }
+    for family in [0, 1] {
+        let (client, server) = stage.pair(family);
+        both_ways(&client, &server, BLOCKS);
+    }
+    let counters = stage.lab.outer.switch().counters().unwrap();
+    println!("{counters:?}");
+    assert!(counters.lost_in_flood > 0 && counters.lost_to_client > 0);
+}
+
+/// What both ends are sent has good checksums and fits into the windows that they have offered,
+/// without loss and with.
+#[test]
+fn no_bad_checksum_and_nothing_out_of_window() {
+    let mut stage = Stage::plain();
+    stage.lab.receive_whole_frames().unwrap();
+    for (chance, name) in [(0.0, "whole"), (0.01, "lossy")] {
+        for direction in [Direction::ToHost, Direction::ToClient] {
+            stage
+                .lab
+                .outer
+                .switch()
+                .set_chance(direction, chance)
+                .unwrap();
+            stage
+                .lab
+                .inner
+                .switch()
+                .set_chance(direction, chance)
+                .unwrap();
+        }
+        for (family, address) in addresses().into_iter().enumerate() {
+            let ends = [
+                (&stage.lab.client, "client"),
+                (&stage.lab.backend, "backend"),
+            ];
+            let captures = ends.map(|(netns, end)| {
+                let name = format!("{name}-{family}-{end}");
+                Capture::start(netns, INTERFACE, stage.lab.scratch(), &name).unwrap()
+            });
+            let (client, server) = stage.pair(family);
+            both_ways(&client, &server, 40);
+            for capture in captures {
+                let recording = capture.stop().unwrap();
+                let segments = recording.segments().unwrap();
+                assert!(segments.len() > 100, "{} segments", segments.len());
+                let good = recording.count("tcp.checksum.status == 1").unwrap();
+                assert_eq!(good, segments.len(), "{name}, {address}");
+                let bad = "ip.checksum.status == 0 || icmp.checksum.status == 0";
+                assert_eq!(recording.count(bad).unwrap(), 0, "{name}, {address}");
+                assert_eq!(out_of_window(&segments), [], "{name}, {address}");
+            }
+        }
+    }
+}
