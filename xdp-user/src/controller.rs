@@ -247,11 +247,11 @@ async fn keep_going(
 /// Tells all who asked for a reload what came of it.
 fn answer(waiting: impl Iterator<Item = Command>, result: &Result<Reloaded>) {
     for Command::Reload(reply) in waiting {
-        let result = result
-            .as_ref()
-            .map(Reloaded::clone)
-            .map_err(|error| anyhow!("{error:#}"));
-        if reply.send(result).is_err() {
+        let told = match result {
+            Ok(reloaded) => Ok(reloaded.clone()),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        if reply.send(told).is_err() {
             log::debug!("whoever asked for the reload did not wait for its result");
         }
     }
