@@ -13,7 +13,7 @@ use crate::{
     },
     proxy::info::{Filter, Listing},
 };
-use xdp_common::splice::flow::{Flow, STATE_OPEN};
+use xdp_common::splice::flow::{Flow, FlowState, STATE_OPEN};
 
 /// Flows that are looked at before frames have their turn again.
 const PIECE: u32 = 1 << 13;
@@ -78,7 +78,9 @@ impl Job {
         if let Command::End(_, reason, _) = self.command {
             for (id, flow) in selected {
                 if flow.state == STATE_OPEN {
-                    realm.end(id, reason, true);
+                    // One that is over has nobody left to be told.
+                    let over = matches!(flow.tcp_state(), FlowState::TimeWait | FlowState::Closed);
+                    realm.end(id, reason, !over);
                 } else {
                     handshakes.abort(realm.now, id, realm);
                 }
