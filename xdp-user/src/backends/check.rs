@@ -113,6 +113,8 @@ impl Checker {
     /// host or name cannot be asked for.
     pub fn new(service: &ProxyService) -> Result<Option<Self>> {
         let kind = match &service.check {
+            // Who connects learns what clients may be offered.
+            None if service.spliced => Kind::Tcp,
             None => return Ok(None),
             Some(Check::Tcp) => Kind::Tcp,
             Some(Check::Http { path, host, status }) => {

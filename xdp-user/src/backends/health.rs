@@ -78,6 +78,17 @@ impl BackendRuntime {
         self.health().agreed
     }
 
+    /// Takes note of what a connection has told of its TCP.
+    pub(super) fn learn(&self, result: &Result<Checked, CheckError>) {
+        if let Ok(Checked {
+            agreed: Some(agreed),
+            ..
+        }) = result
+        {
+            self.health().agreed = Some(*agreed);
+        }
+    }
+
     /// When it is to be checked next.
     pub(super) fn next_check(&self) -> Tick {
         self.health().next_check

@@ -240,8 +240,13 @@ impl Keeper {
                 Ok(_permit) => checker.check(backend.address, &backend.target).await,
                 Err(_) => Err(CheckError::NotDone("too many checks at a time".into())),
             };
-            self.service
-                .report_check(&backend, self.shared.now(), result);
+            if self.service.config.check.is_some() {
+                self.service
+                    .report_check(&backend, self.shared.now(), result);
+            } else {
+                // Not asked for, it judges nobody.
+                backend.learn(&result);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use xdp_common::splice::flow::TARGETS_MAX;
 
 use super::{
     super::{
-        Check, FLOWS_MAX, NAT_POOL_MAX, Nat, Service, SpliceGlobals, SpliceService,
+        FLOWS_MAX, NAT_POOL_MAX, Nat, Service, SpliceGlobals, SpliceService,
         error::Problems,
         field::refusal,
         raw,
@@ -57,8 +57,6 @@ pub(super) fn service(
     let time_wait_ms = timeout("service.time_wait_timeout", raw.time_wait_timeout.take());
     let (mut common, addresses) = proxy::service(problems, raw, address, table, TIMEOUTS);
     common.spliced = true;
-    // Without a check it would not be known what clients may be offered.
-    common.check.get_or_insert(Check::Tcp);
     if let Some(address) = address {
         let why = "mode = \"splice\"";
         backends::same_family(problems, address, &addresses, why);

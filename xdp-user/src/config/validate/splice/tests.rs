@@ -45,11 +45,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(common.timeouts, expected);
     assert_eq!((common.retries, common.half_open_max), (2, 4096));
     assert!(common.spliced);
-    assert_eq!(
-        common.check,
-        Some(Check::Tcp),
-        "what is offered is learned by it"
-    );
+    assert_eq!(common.check, None);
     let config = parse(&with("")).unwrap();
     assert_eq!(config.splice.flows_max, 1_048_576);
 }
