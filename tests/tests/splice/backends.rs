@@ -36,7 +36,7 @@ fn a_refusal_is_passed_on_at_once() {
         assert_turned_away(&stage.lab.client, address);
         println!("{address}: {:?}", start.elapsed());
     }
-    let refused = stage.metric("levee_connections_refused_total", &[("reason", "refused")]);
+    let refused = stage.metric("levee_handshakes_total", &[("outcome", "refused")]);
     assert_eq!(refused, 2);
 }
 
@@ -52,8 +52,9 @@ fn a_dead_backend_is_told_of_within_the_timeout() {
         let backend = &stage.lab.backend;
         if gone {
             for ip in BACKEND {
+                let length = if ip.is_ipv4() { 24 } else { 64 };
                 backend
-                    .tool(&format!("ip address del {ip} dev {INTERFACE}"))
+                    .tool(&format!("ip address del {ip}/{length} dev {INTERFACE}"))
                     .unwrap();
             }
             stage.lab.levee.tool("ip neigh flush all").unwrap();
@@ -99,7 +100,7 @@ fn another_backend_takes_over() {
 /// Checks find that a backend is down, and that it is back.
 #[test]
 fn a_backend_that_comes_back_is_used_again() {
-    let check = "[service.check]\ntype = \"tcp\"\ninterval = \"100ms\"\ntimeout = \"50ms\"";
+    let check = "[service.check]\ntype = \"tcp\"\ninterval = \"100ms\"\ntimeout = \"100ms\"";
     let stage = Stage::in_lab(SpliceLab::plain().unwrap(), &[], &services(check));
     let up = |stage: &Stage| stage.metric("levee_backend_up", &[]);
     eventually("both are down", || up(&stage) == 0);

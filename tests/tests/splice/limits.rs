@@ -8,7 +8,7 @@ use std::{
 };
 
 use levee_tests::{
-    sockets::{LIMIT, assert_echo, echo, eventually},
+    sockets::{LIMIT, assert_echo, echo, eventually, try_connect},
     splice_lab::SpliceOptions,
 };
 
@@ -38,10 +38,7 @@ fn silence_is_ended_at_both_ends() {
         busy.write_all(b"still there").unwrap();
         busy_server.read_exact(&mut [0; 11]).unwrap();
     }
-    let reaped = stage.metric(
-        "levee_connections_closed_total",
-        &[("reason", "idle_timeout")],
-    );
+    let reaped = stage.metric("levee_flows_closed_total", &[("reason", "idle_timeout")]);
     assert_eq!(reaped, 2);
 }
 
@@ -77,8 +74,9 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
     let [address, _] = addresses();
     let mut old = Vec::new();
     for _ in 0..FLOWS_MAX {
-        let client = stage.connect(address);
-        client.set_read_timeout(Some(LIMIT)).unwrap();
+        let Ok(client) = try_connect(&stage.lab.client, address) else {
+            break;
+        };
         let text = b"hello";
         let mut back = [0; 5];
         let served = (&client)
@@ -97,17 +95,15 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
     for client in &old {
         assert_echo(client, "still there");
     }
-    let refused = stage.metric(
-        "levee_connections_refused_total",
-        &[("reason", "table_full")],
-    );
+    let refused = stage.metric("levee_handshakes_total", &[("outcome", "table_full")]);
     assert!(refused >= 10, "{refused}");
     for client in old.drain(..FLOWS_MAX / 2) {
         reset(client);
     }
     eventually("a new client finds room", || {
-        let client = stage.connect(address);
-        client.set_read_timeout(Some(LIMIT)).unwrap();
+        let Ok(client) = try_connect(&stage.lab.client, address) else {
+            return false;
+        };
         (&client).write_all(b"x").is_ok() && (&client).read_exact(&mut [0]).is_ok()
     });
     for client in &old {

@@ -110,7 +110,7 @@ fn a_flood_of_acks_opens_no_connection() {
         ..flood(address)
     };
     stage.lab.flood(spec).unwrap().join().unwrap();
-    assert_eq!(stage.metric("levee_connections", &[]), 0);
+    assert_eq!(stage.metric("levee_handshakes_total", &[]), 0);
     assert!(stage.dropped("cookie_invalid") > 19_000);
 }
 
