@@ -24,9 +24,9 @@ fn repeated(lab: &SpliceLab) -> u64 {
 /// A word each way on every connection, over and over until `enough`, paced: nothing is sent again
 /// but what was lost.
 fn talk(pairs: &[(TcpStream, TcpStream)], enough: &AtomicBool) {
-    let mut text = [0; 1000];
+    let mut text = [0_u8; 1000];
     while !enough.load(Relaxed) {
-        text[0] = text[0].wrapping_add(1_u8);
+        text[0] = text[0].wrapping_add(1);
         for (client, server) in pairs {
             for (mut from, mut to) in [(client, server), (server, client)] {
                 let mut read = [0; 1000];
