@@ -49,8 +49,8 @@ Spliced: 4 011 of at most 1 048 576 connections
 SPLICED   OPEN  CLOSING  OVER   MADE  FAILED  ENDED  HALF-OPEN    OLDEST
 db       4 005        0     0  4 001   4 002  4 004  4 006/4 096  2.5 s
 
-BACKEND  OF  ADDRESS         STATE    WEIGHT  ACTIVE  MADE  FAILED  TCP
-one      db  10.0.0.21:5432  unknown  1.00         0     0       0  -
+BACKEND  OF  ADDRESS         STATE  WEIGHT  ACTIVE  MADE  FAILED  TCP
+one      db  10.0.0.21:5432  up     1.00         0     0       0  -
 10.0.0.21:5432 cannot be reached: no route
 
 DROP REASON        PACKETS
