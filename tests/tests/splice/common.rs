@@ -49,8 +49,8 @@ impl Stage {
 
     /// As [`with`](Self::with), in a lab that was prepared, and with servers that listen elsewhere.
     pub(crate) fn in_lab(lab: SpliceLab, servers: &[SocketAddr], configuration: &str) -> Self {
-        let servers = servers.iter();
         let listeners = servers
+            .iter()
             .map(|address| listen(&lab.backend, *address))
             .collect();
         let setup = ProxySetup {
@@ -59,11 +59,15 @@ impl Stage {
             ..ProxySetup::default()
         };
         let levee = Levee::configured(&lab.levee, &setup).unwrap();
-        Self {
+        let stage = Self {
             levee,
             lab,
             listeners,
-        }
+        };
+        eventually("all backends are up", || {
+            stage.metric("levee_backend_up", &[]) >= servers.len() as u64
+        });
+        stage
     }
 
     /// Serves all who connect to the backend from now on.
@@ -77,9 +81,9 @@ impl Stage {
             .collect()
     }
 
-    /// Listens no more, for somebody else to do so.
+    /// Listens no more at the first of the servers' addresses, for somebody else to do so.
     pub(crate) fn leave_listening(&mut self) {
-        self.listeners.clear();
+        self.listeners.drain(..backends().len());
     }
 
     /// Connects a client over IPv4 or IPv6 (0 or 1): both ends.
@@ -157,8 +161,8 @@ pub(crate) fn services(settings: &str) -> String {
         .collect()
 }
 
-/// Backends are checked once, at the start.
-const CHECK: &str = "[service.check]\ntype = \"tcp\"\ninterval = \"1h\"";
+/// Backends are checked once, at the start, with time for a lost SYN or two.
+const CHECK: &str = "[service.check]\ntype = \"tcp\"\ninterval = \"1h\"\ntimeout = \"30s\"";
 
 /// A service in `splice` mode; tables among the settings come last.
 pub(crate) fn service(address: SocketAddr, settings: &str, backends: &[SocketAddr]) -> String {
