@@ -145,6 +145,24 @@ pub fn kernel_counter(netns: &Netns, name: &str) -> u64 {
     words.nth(1).expect("the counter exists").parse().unwrap()
 }
 
+/// Ends a connection with RST.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(stream);
+}
+
+/// Reads everything until FIN.
+#[track_caller]
+pub fn read_all(mut stream: &TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        panic!("{error} after {} bytes", bytes.len());
+    }
+    bytes
+}
+
 /// Waits until something is so.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;

@@ -9,12 +9,12 @@ use std::{
 
 use levee_tests::{
     proxy_lab::{CLIENT, INSIDE, more_clients},
-    sockets::{Server, assert_echo, connect, eventually},
+    sockets::{Server, assert_echo, connect, eventually, reset},
 };
 
 use crate::common::{
     Stage, address, assert_reset, assert_turned_away, backend, backends, connect_from, number,
-    numbered, reset, service,
+    numbered, service,
 };
 
 fn servers(stage: &Stage, addresses: &[SocketAddr]) -> Vec<Server> {

@@ -11,10 +11,10 @@ use std::{
 use levee_tests::{
     pattern::{BLOCK, both_ways},
     proxy_lab::{BACKEND, PROXY, with_port},
-    sockets::{accept, connect, listen},
+    sockets::{accept, connect, listen, read_all},
 };
 
-use crate::common::{BACKEND_PORT, PORT, Stage, read_all, service};
+use crate::common::{BACKEND_PORT, PORT, Stage, service};
 
 const BLOCKS: u64 = 100_000_000_u64.div_ceil(BLOCK as u64);
 

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use levee_tests::sockets::eventually;
+use levee_tests::sockets::{eventually, read_all, reset};
 use nix::libc;
 
-use crate::common::{Stage, assert_reset, read_all, reset};
+use crate::common::{Stage, assert_reset};
 
 nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
 

@@ -4,7 +4,6 @@ use std::{
     fmt::Write as _,
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    time::Duration,
 };
 
 use levee_tests::{
@@ -13,7 +12,7 @@ use levee_tests::{
     proxy_lab::{BACKEND, INTERFACE, PROXY, ProxyLab, with_port},
     sockets::{LIMIT, Server, accept, connect, eventually, listen},
 };
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 /// The service's port.
 pub(crate) const PORT: u16 = 7000;
@@ -147,24 +146,6 @@ fn try_connect_from(netns: &Netns, source: IpAddr, target: SocketAddr) -> io::Re
         Ok(socket.into())
     };
     netns.run(|| Ok(connect())).unwrap()
-}
-
-/// Ends a connection with RST.
-pub(crate) fn reset(stream: TcpStream) {
-    SockRef::from(&stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
-    drop(stream);
-}
-
-/// Reads everything until FIN.
-#[track_caller]
-pub(crate) fn read_all(mut stream: &TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut bytes) {
-        panic!("{error} after {} bytes", bytes.len());
-    }
-    bytes
 }
 
 /// Connects and expects a RST, which may come before the connect has returned.

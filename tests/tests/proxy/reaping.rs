@@ -9,10 +9,10 @@ use std::{
 
 use levee_tests::{
     proxy_lab::{BACKEND, with_port},
-    sockets::{LIMIT, Server, accept, assert_echo, connect, echo, eventually},
+    sockets::{LIMIT, Server, accept, assert_echo, connect, echo, eventually, read_all},
 };
 
-use crate::common::{BACKEND_PORT, PORT, Stage, address, assert_reset, backend, read_all, service};
+use crate::common::{BACKEND_PORT, PORT, Stage, address, assert_reset, backend, service};
 
 fn reaped(stage: &Stage, reason: &str) -> u64 {
     stage.metric("levee_connections_reaped_total", &[("reason", reason)])

@@ -8,11 +8,11 @@ use std::{
 
 use levee_tests::{
     netns::Netns,
-    sockets::{LIMIT, assert_echo, echo},
+    sockets::{LIMIT, assert_echo, echo, read_all, reset},
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::common::{Stage, addresses, assert_reset, read_all, reset, who};
+use crate::common::{Stage, addresses, assert_reset, who};
 
 #[test]
 fn a_half_closed_connection_still_carries_the_other_way() {

@@ -5,7 +5,6 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
-    time::Duration,
 };
 
 use levee_tests::{
@@ -15,7 +14,6 @@ use levee_tests::{
     sockets::{LIMIT, Server, accept, connect, eventually, listen},
     splice_lab::{BACKEND, SERVICE, SpliceLab, SpliceOptions, with_port},
 };
-use socket2::SockRef;
 
 /// The service's port.
 pub(crate) const PORT: u16 = 7000;
@@ -203,29 +201,11 @@ pub(crate) fn who(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(peer.to_string().as_bytes())
 }
 
-/// Ends a connection with RST.
-pub(crate) fn reset(stream: TcpStream) {
-    SockRef::from(&stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
-    drop(stream);
-}
-
 /// Expects a RST, within [`LIMIT`].
 #[track_caller]
 pub(crate) fn assert_reset(mut stream: &TcpStream) {
     let error = stream.read(&mut [0]).expect_err("a RST");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
-}
-
-/// Reads everything until FIN.
-#[track_caller]
-pub(crate) fn read_all(mut stream: &TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut bytes) {
-        panic!("{error} after {} bytes", bytes.len());
-    }
-    bytes
 }
 
 /// Connects with little patience and tells how it failed: a client of `splice` mode learns of a

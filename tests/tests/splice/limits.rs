@@ -8,11 +8,11 @@ use std::{
 };
 
 use levee_tests::{
-    sockets::{LIMIT, assert_echo, echo, eventually, try_connect},
+    sockets::{LIMIT, assert_echo, echo, eventually, reset, try_connect},
     splice_lab::SpliceOptions,
 };
 
-use crate::common::{Stage, addresses, assert_reset, assert_turned_away, reset, services};
+use crate::common::{Stage, addresses, assert_reset, assert_turned_away, services};
 
 /// Reads until the end, which has to be a RST.
 #[track_caller]

@@ -6,14 +6,12 @@ use levee_tests::{
     iperf::{ServerAt, Transfer},
     netns::Netns,
     server::Nginx,
-    sockets::{assert_echo, connect, echo},
+    sockets::{assert_echo, connect, echo, read_all},
     splice_lab::{Arms, CLIENT, POOL, SpliceOptions},
     vlan::{QINQ, Tags, VLAN},
 };
 
-use crate::common::{
-    Stage, addresses, assert_banner, backends, banner, read_all, service, services, who,
-};
+use crate::common::{Stage, addresses, assert_banner, backends, banner, service, services, who};
 
 /// The pools of both services.
 fn full_nat() -> String {
