@@ -1,14 +1,14 @@
 //! How connections end: as between two hosts without levee.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
 use levee_tests::{
     netns::Netns,
-    sockets::{LIMIT, assert_echo, echo, read_all, reset},
+    sockets::{LIMIT, assert_echo, echo, eventually, read_all, reset},
 };
 use socket2::{Domain, Socket, Type};
 
@@ -55,15 +55,34 @@ fn a_reset_of_either_end_reaches_the_other() {
 
 /// Connects from this very address and port.
 fn connect_from(netns: &Netns, source: SocketAddr, target: SocketAddr) -> TcpStream {
-    let connected = netns.run(|| {
+    let connect = || -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&source.into())?;
         socket.connect_timeout(&target.into(), LIMIT)?;
         socket.set_read_timeout(Some(LIMIT))?;
-        Ok(TcpStream::from(socket))
+        Ok(socket.into())
+    };
+    let mut connected = None;
+    eventually("the port is free at the client", || {
+        match netns.run(|| Ok(connect())).unwrap() {
+            Err(error) if is_taken(&error) => false,
+            result => {
+                connected = Some(result.unwrap());
+                true
+            }
+        }
     });
-    connected.unwrap()
+    connected.expect("it was waited for")
+}
+
+/// Whether the client's own kernel still has the last socket: a process that another test starts
+/// at this moment holds every descriptor for as long as it takes to become a program.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
+    )
 }
 
 /// The server closes first, so TIME_WAIT is its own; the client may use its port again at once.
