@@ -122,27 +122,24 @@ fn levees_ack_to_a_server_that_speaks_first_is_lost() {
 /// Blocks each way: more take minutes with this loss on a busy machine.
 const BLOCKS: u64 = 160;
 
-/// Loses one packet in a hundred, on both sides of levee, both ways.
+/// Loses packets with this probability, on both sides of levee, both ways.
+fn lose(stage: &mut Stage, chance: f64) {
+    for switch in [stage.lab.outer.switch(), stage.lab.inner.switch()] {
+        for direction in [Direction::ToHost, Direction::ToClient] {
+            switch.set_chance(direction, chance).unwrap();
+        }
+    }
+}
+
+/// Loses one packet in a hundred of connections that are open: what the loss of one packet of a
+/// handshake does, other tests show.
 #[test]
 fn every_byte_arrives_with_one_per_cent_lost() {
     let mut stage = Stage::plain();
-    for direction in [Direction::ToHost, Direction::ToClient] {
-        stage
-            .lab
-            .outer
-            .switch()
-            .set_chance(direction, 0.01)
-            .unwrap();
-        stage
-            .lab
-            .inner
-            .switch()
-            .set_chance(direction, 0.01)
-            .unwrap();
-    }
-    for family in [0, 1] {
-        let (client, server) = stage.pair(family);
-        both_ways(&client, &server, BLOCKS);
+    let pairs = [stage.pair(0), stage.pair(1)];
+    lose(&mut stage, 0.01);
+    for (client, server) in &pairs {
+        both_ways(client, server, BLOCKS);
     }
     let counters = stage.lab.outer.switch().counters().unwrap();
     println!("{counters:?}");
@@ -156,20 +153,6 @@ fn no_bad_checksum_and_nothing_out_of_window() {
     let mut stage = Stage::plain();
     stage.lab.receive_whole_frames().unwrap();
     for (chance, name) in [(0.0, "whole"), (0.01, "lossy")] {
-        for direction in [Direction::ToHost, Direction::ToClient] {
-            stage
-                .lab
-                .outer
-                .switch()
-                .set_chance(direction, chance)
-                .unwrap();
-            stage
-                .lab
-                .inner
-                .switch()
-                .set_chance(direction, chance)
-                .unwrap();
-        }
         for (family, address) in addresses().into_iter().enumerate() {
             let ends = [
                 (&stage.lab.client, "client"),
@@ -180,7 +163,9 @@ fn no_bad_checksum_and_nothing_out_of_window() {
                 Capture::start(netns, INTERFACE, stage.lab.scratch(), &name).unwrap()
             });
             let (client, server) = stage.pair(family);
+            lose(&mut stage, chance);
             both_ways(&client, &server, 40);
+            lose(&mut stage, 0.0);
             for capture in captures {
                 let recording = capture.stop().unwrap();
                 let segments = recording.segments().unwrap();
