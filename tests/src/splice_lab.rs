@@ -285,8 +285,11 @@ impl SpliceLab {
             Arms::Two => INSIDE,
         };
         add(&self.levee, INTERFACE, SERVICE, [32, 128])?;
-        for pool in POOL {
-            add(&self.levee, inside, pool, [32, 128])?;
+        // An address of the backend's subnet would be no way back through routers.
+        if self.options.narrow != Some(Side::Inside) {
+            for pool in POOL {
+                add(&self.levee, inside, pool, [32, 128])?;
+            }
         }
         add(&self.client, INTERFACE, CLIENT, [24, 64])?;
         add(&self.backend, INTERFACE, BACKEND, [24, 64])?;

@@ -62,8 +62,9 @@ impl Stage {
             lab,
             listeners,
         };
-        eventually("all backends are up", || {
-            stage.metric("levee_backend_up", &[]) >= servers.len() as u64
+        // What they agree to is what clients are offered from now on.
+        eventually("all backends have been checked", || {
+            stage.metric("levee_backend_checks_total", &[("result", "ok")]) >= servers.len() as u64
         });
         stage
     }

@@ -113,8 +113,6 @@ fn levees_ack_to_the_server_is_lost() {
 }
 
 #[test]
-#[ignore = "known defect: the banner does not come; the simulation, in which it does, differs from \
-            the kernel here"]
 fn levees_ack_to_a_server_that_speaks_first_is_lost() {
     recovers_where(true, Wire::Inner, Direction::ToClient, ACK);
 }

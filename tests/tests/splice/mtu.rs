@@ -38,8 +38,6 @@ fn the_client_learns_of_a_narrow_hop_behind_levee() {
 }
 
 #[test]
-#[ignore = "known defect: the next hop to a router behind levee is not always found in time over \
-            IPv6, and the client gets a RST"]
 fn the_client_learns_of_a_narrow_hop_behind_levee_v6() {
     let stage = transfers(Side::Inside, &[1]);
     assert_learned(&stage.lab.client, SERVICE[1]);
@@ -57,8 +55,6 @@ fn the_backend_learns_of_a_narrow_hop_before_levee() {
 
 /// A backend behind a router: the next hop is the router, also after its neighbour entry has gone.
 #[test]
-#[ignore = "known defect: after the neighbour entry of a router has gone, a new connection may find \
-            no next hop"]
 fn the_way_to_a_backend_survives_its_neighbour_entry() {
     let stage = transfers(Side::Inside, &[0, 1]);
     stage.lab.levee.tool("ip neigh flush all").unwrap();

@@ -172,8 +172,7 @@ pub(crate) fn from_target(ctx: &XdpContext, subject: &mut Subject) -> Result<Ver
     if handover.is_fragment() {
         return Err(Verdict::FragmentSpliced);
     }
-    // A SYN-ACK once more: the engine's ACK was lost, and only the engine can repeat it.
-    if entry.flow().state != STATE_OPEN || matches!(segment.kind()?, Kind::SynAck) {
+    if entry.flow().state != STATE_OPEN {
         return steer::to_engine(ctx);
     }
     to_client(case, &segment, entry, subject)?;
