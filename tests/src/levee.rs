@@ -2,7 +2,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs, mem,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -195,6 +195,27 @@ impl Levee {
         let mut command = self.netns.command(&program);
         command.args(&self.arguments);
         self.process = launch(command, self.directory.path(), &self.bpffs)?;
+        self.wait_until_ready()
+    }
+
+    /// Runs it once more as it was run, beside the first, to take over from it; and waits until that
+    /// one has ended, in good order, and this one is ready.
+    ///
+    /// # Errors
+    /// Quotes its log when it ends or is not ready in time.
+    pub fn replace(&mut self) -> Result<()> {
+        let program = self.program.to_string_lossy();
+        let mut command = self.netns.command(&program);
+        command.args(&self.arguments).arg("--replace");
+        let successor = launch(command, self.directory.path(), &self.bpffs)?;
+        let mut former = mem::replace(&mut self.process, successor);
+        let status = former.wait(START_TIMEOUT)?;
+        if !status.success() {
+            bail!(
+                "the former levee ended with {status}; log of the new one:\n{}",
+                self.log()?
+            );
+        }
         self.wait_until_ready()
     }
 

@@ -4,6 +4,8 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf, absolute},
     process::ExitCode,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Error, Result, bail};
@@ -17,6 +19,13 @@ use crate::{
     ctl::{self, LISTED_DEFAULT, LISTED_MAX, Request, Response, Selection},
     log_output, pins,
 };
+
+/// How long a levee may take to start before it takes over, and to answer after that: the kernel
+/// verifies its programs, and names of backends are looked up.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often it is asked.
+const UPGRADE_LOOK: Duration = Duration::from_millis(50);
 
 /// Holds back SYN floods at the NIC and lets real clients through.
 #[derive(Debug, Parser)]
@@ -60,6 +69,12 @@ enum Command {
     },
     /// End connections of services in proxy mode, with a RST to client and backend.
     Kill(KillArgs),
+    /// Have a running levee start its program again, as it is installed now, and leave everything to
+    /// it without a gap.
+    Upgrade {
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Take off the data path that a levee which died has left on the interfaces. Needs root.
     Detach {
         /// Where it is pinned, instead of where --socket leads to.
@@ -131,6 +146,10 @@ struct RunArgs {
         pins::MOUNT_POINT
     ))]
     pin_dir: Option<PathBuf>,
+    /// Take over from the levee that runs with the same control socket, if there is one, without a
+    /// gap.
+    #[arg(long)]
+    replace: bool,
     /// What to log: off, error, warn, info, debug or trace. Before RUST_LOG.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LevelFilter>,
@@ -152,6 +171,7 @@ pub fn main() -> ExitCode {
         Command::Kill(args) => kill(args),
         Command::Detach { pin_dir, socket } => detach(pin_dir, &socket.socket),
         Command::Reload { socket } => reload(&socket.socket),
+        Command::Upgrade { socket } => upgrade(&socket.socket),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -182,7 +202,7 @@ fn run(args: RunArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let result = runtime.block_on(controller::run(config, args.config));
+    let result = runtime.block_on(controller::run(config, args.config, args.replace));
     // A start that was interrupted is not waited for: the kernel drops what it had made.
     runtime.shutdown_background();
     result
@@ -259,6 +279,29 @@ fn reload(socket: &Path) -> Result<()> {
         }
     }
     print(&text)
+}
+
+fn upgrade(socket: &Path) -> Result<()> {
+    let answer = ctl::request_within(socket, Request::Upgrade, UPGRADE_TIMEOUT)?;
+    let Response::Upgraded(pid) = answer else {
+        bail!("levee gave the answer to another question");
+    };
+    let deadline = Instant::now() + UPGRADE_TIMEOUT;
+    loop {
+        match ctl::request(socket, Request::Status) {
+            Ok(Response::Status(status)) if status.pid == pid => {
+                return print(&format!(
+                    "levee {} (process {pid}) has taken over\n",
+                    status.version
+                ));
+            }
+            answer if Instant::now() > deadline => bail!(
+                "process {pid} was to take over, but does not answer; levee's log has its reason \
+                 (last answer: {answer:?})"
+            ),
+            _ => thread::sleep(UPGRADE_LOOK),
+        }
+    }
 }
 
 /// Prints to stdout; whoever reads it may stop early, as `head` does.

@@ -1,28 +1,25 @@
 //! The running levee: starts it, keeps it going, reloads it and stops it.
 
 use std::{
-    convert::Infallible,
-    future,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
-    task,
-    time::{self, MissedTickBehavior},
+    sync::{mpsc, oneshot},
+    task, time,
 };
 
 use crate::{
+    attend::{Attended, COMMANDS_MAX},
     config::Config,
-    ctl::{self, Command, ControlSocket, Reloaded},
+    ctl::{self, Request},
+    doors::Doors,
     engine::reason::CloseReason,
-    http,
     log_output::DatapathMessages,
-    netlink::link,
     proxy::info::Filter,
     proxying::Proxying,
     reap,
@@ -31,55 +28,74 @@ use crate::{
     services::Pools,
     shared::Shared,
     splicing::{Splicer, Splicing, ways},
-    startup,
+    startup::{self, Former},
     task::Task,
+    upgrade::{Program, Successor},
     warnings,
 };
-
-/// How often keys and clock are written: the clock counts seconds.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Ticks between two looks at whether the interfaces still have the program.
-const LINK_CHECK_TICKS: u64 = 5;
 
 /// How long clients that were answered may still be admitted when levee stops: a round trip.
 pub const LINGER: Duration = Duration::from_millis(500);
 
-/// Requests that wait while a reload is done: each client has one.
-const COMMANDS_MAX: usize = ctl::CLIENTS_MAX;
+/// How often it is looked whether somebody still waits for the splice thread.
+const SPLICER_LOOK: Duration = Duration::from_millis(5);
 
-/// Runs levee until SIGINT or SIGTERM. `file` is where `config` came from and what a reload reads;
-/// `None` for the command line.
+/// Runs levee until SIGINT or SIGTERM, or until another levee has taken over. `file` is where
+/// `config` came from and what a reload reads; `None` for the command line. With `replace` it takes
+/// over from the levee that runs with the same control socket, if there is one.
 ///
 /// # Errors
 /// Says what keeps levee from starting. Once it runs, it stops only when it is told to.
-pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
+pub async fn run(config: Config, file: Option<PathBuf>, replace: bool) -> Result<()> {
+    let program = Program::of_this_process()?;
     let mut reload = on(SignalKind::hangup())?;
     let mut signals = StopSignals::new()?;
     let shared = Arc::new(Shared::new());
+    let former = if replace && ctl::answers(&config.control_socket) {
+        Former::Leaving
+    } else {
+        Former::Dead
+    };
     let mut started = tokio::select! {
-        started = start(&config, &shared) => started?,
+        started = start(&config, &shared, former, program) => started?,
         () = signals.stop() => return Ok(()),
     };
     let strings = Strings {
         proxying: started.proxying,
         splicing: started.splicing,
     };
+    let attended = &mut started.attended;
     let mut reloader = Reloader::new(config, file, Arc::clone(&shared), strings);
-    tokio::select! {
-        () = keep_going(&shared, &mut started.attended, &mut reload, &mut reloader) => {}
-        () = signals.stop() => {}
+    let asked = tokio::select! {
+        asked = attended.keep_going(&shared, &mut reload, &mut reloader) => Some(asked),
+        () = signals.stop() => None,
+    };
+    let timeout = reloader.drain_timeout();
+    let has_left = asked.is_some();
+    if let Some(asked) = asked {
+        let successor = attended.successor.as_mut();
+        leave(&shared, &mut started.doors, successor, asked).await;
     }
-    let drain_timeout = reloader.drain_timeout();
+    let end = async {
+        if has_left {
+            drain(&shared, timeout, &mut signals).await;
+        } else {
+            stop(&shared, timeout, &mut signals).await;
+        }
+    };
     tokio::select! {
-        () = stop(&shared, drain_timeout, &mut signals) => {}
-        never = refuse(&mut started.attended.commands) => match never {},
+        () = end => {}
+        never = attended.refuse() => match never {},
     }
-    started.attended.messages.flush();
+    attended.messages.flush();
+    started.doors.close().await;
     for task in started.tasks {
         task.end().await;
     }
-    Ok(())
+    match started.attended.successor {
+        Some(successor) => successor.check().await,
+        None => Ok(()),
+    }
 }
 
 /// What a levee that runs needs, besides what is shared.
@@ -87,26 +103,24 @@ struct Started {
     attended: Attended,
     proxying: Proxying,
     splicing: Option<Splicing>,
+    doors: Doors,
     tasks: Vec<Task>,
 }
 
-/// What is attended to as long as levee runs.
-struct Attended {
-    messages: DatapathMessages,
-    commands: mpsc::Receiver<Command>,
-}
-
-async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
-    let prepared = startup::prepare(config.clone())?;
+async fn start(
+    config: &Config,
+    shared: &Arc<Shared>,
+    former: Former,
+    program: Program,
+) -> Result<Started> {
+    let prepared = startup::prepare(config.clone(), former)?;
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let socket = ControlSocket::bind(&config.control_socket)?;
-    let mut tasks = vec![Task::spawn(ctl::serve(socket, Arc::clone(shared), sender))];
-    if let Some(address) = config.metrics_listen {
-        let listener = http::bind(address).await?;
-        tasks.push(Task::spawn(http::serve(listener, Arc::clone(shared))));
-    }
+    let doors = match former {
+        Former::Dead => Some(Doors::open(config, shared, sender.clone()).await?),
+        Former::Leaving => None,
+    };
     // Before anything is attached: whoever proves himself finds the proxy listening.
-    let mut proxying = Proxying::new(Arc::clone(shared), prepared.secret().clone());
+    let mut proxying = Proxying::new(Arc::clone(shared), prepared.secret().clone(), former);
     let change = proxying.stage(&config.proxy, &config.services)?;
     proxying.commit(change);
     let mut splicing = Splicing::new(config);
@@ -116,18 +130,29 @@ async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
         splicing.learned().await;
         pools = splicing.pools(None);
     }
-    let loading = pools.clone();
-    let mut loaded = task::spawn_blocking(move || prepared.load(&loading)).await??;
+    let mut loaded = task::spawn_blocking(|| prepared.load()).await??;
     proxying.resolved().await;
+    let messages = DatapathMessages::take(&mut loaded.ebpf)?;
+    let doors = match doors {
+        Some(doors) => doors,
+        None => {
+            // Everything that can be refused has been asked, and the programs are loaded.
+            let socket = config.control_socket.clone();
+            task::spawn_blocking(move || ctl::request(&socket, Request::Leave)).await??;
+            Doors::open(config, shared, sender).await?
+        }
+    };
+    let telling = pools.clone();
+    let mut told = task::spawn_blocking(move || loaded.tell(&telling)).await??;
     let splicer = match &mut splicing {
-        Some(splicing) => Some(loaded.splice(splicing, &pools)?),
+        Some(splicing) => Some(told.splice(splicing, &pools)?),
         None => None,
     };
-    let messages = DatapathMessages::take(&mut loaded.ebpf)?;
-    let running = loaded.attach()?;
+    let running = told.attach()?;
     introduce(config, &running);
     let attached = running.attachments().map(|a| a.link.index).collect();
     shared.run(running);
+    let mut tasks = Vec::new();
     if let Some((splicer, finder)) = splicer {
         let spliced = Arc::clone(&splicer.spliced);
         shared.set_splice(splicer);
@@ -138,11 +163,36 @@ async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Started> {
     tasks.push(Task::spawn(reap::run(shared.watched())));
     warnings::log_all(config);
     Ok(Started {
-        attended: Attended { messages, commands },
+        attended: Attended {
+            messages,
+            commands,
+            program,
+            successor: None,
+        },
         proxying,
         splicing,
+        doors,
         tasks,
     })
+}
+
+/// Leaves the data path to another levee, as it is, and tells the one that asked for it.
+async fn leave(
+    shared: &Shared,
+    doors: &mut Doors,
+    successor: Option<&mut Successor>,
+    asked: oneshot::Sender<Result<()>>,
+) {
+    shared.leave();
+    stop_splicing(shared).await;
+    doors.leave().await;
+    log::info!("left the data path to another levee");
+    if let Some(successor) = successor {
+        successor.has_taken_over();
+    }
+    if asked.send(Ok(())).is_err() {
+        log::error!("the levee that was to take over is gone: nobody controls the data path");
+    }
 }
 
 /// Stops answering SYNs, lets those who were answered in, and waits for the proxy's connections to
@@ -160,13 +210,18 @@ async fn stop(shared: &Shared, drain_timeout: Duration, signals: &mut StopSignal
     };
     shared.detach();
     log::info!("detached from all interfaces; the kernel answers SYNs itself again");
-    let Some(proxy) = shared.proxy() else {
-        return;
-    };
     let timeout = if hurried {
         Duration::ZERO
     } else {
         drain_timeout
+    };
+    drain(shared, timeout, signals).await;
+}
+
+/// Waits for the proxy's connections to end. A signal ends the wait.
+async fn drain(shared: &Shared, timeout: Duration, signals: &mut StopSignals) {
+    let Some(proxy) = shared.proxy() else {
+        return;
     };
     if proxy.connections() > 0 {
         log::info!(
@@ -187,6 +242,18 @@ async fn stop(shared: &Shared, drain_timeout: Duration, signals: &mut StopSignal
     }
 }
 
+/// Stops what opens spliced connections and takes them out again. The data path goes on with those
+/// that are there.
+async fn stop_splicing(shared: &Shared) {
+    let Some(splicer) = shared.take_splice() else {
+        return;
+    };
+    // A client of the control socket may still be waiting for its answer.
+    while Arc::strong_count(&splicer.thread) > 1 {
+        time::sleep(SPLICER_LOOK).await;
+    }
+}
+
 /// Tells both ends of spliced connections that nobody forwards their packets any more.
 async fn end_spliced(splicer: &Splicer) {
     let reason = CloseReason::DrainTimeout;
@@ -194,109 +261,6 @@ async fn end_spliced(splicer: &Splicer) {
         Ok(0) => {}
         Ok(ended) => log::warn!("{ended} spliced connection(s) were reset"),
         Err(error) => log::error!("cannot end the spliced connections: {error:#}"),
-    }
-}
-
-/// Answers what can no longer be done.
-async fn refuse(commands: &mut mpsc::Receiver<Command>) -> Infallible {
-    loop {
-        match commands.recv().await {
-            Some(Command::Reload(reply)) => {
-                // Whoever asked may be gone.
-                let _ = reply.send(Err(anyhow!("levee is stopping")));
-            }
-            None => future::pending().await,
-        }
-    }
-}
-
-/// Does what is due, until it is dropped.
-async fn keep_going(
-    shared: &Shared,
-    attended: &mut Attended,
-    reload: &mut Signal,
-    reloader: &mut Reloader,
-) {
-    let mut upkeep = Upkeep {
-        shared,
-        messages: &mut attended.messages,
-        ticks: 0,
-    };
-    let commands = &mut attended.commands;
-    let mut waiting = Vec::with_capacity(COMMANDS_MAX);
-    let mut ticks = time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                upkeep.tick();
-                reloader.tick();
-            }
-            // One reload for all who asked before it began: it reads what each of them wrote.
-            1.. = commands.recv_many(&mut waiting, COMMANDS_MAX) => {
-                answer(waiting.drain(..), &reloader.reload().await);
-            }
-            _ = reload.recv() => {
-                // The reloader logs what came of it.
-                let _ = reloader.reload().await;
-            }
-        }
-    }
-}
-
-/// Tells all who asked for a reload what came of it.
-fn answer(waiting: impl Iterator<Item = Command>, result: &Result<Reloaded>) {
-    for Command::Reload(reply) in waiting {
-        let told = match result {
-            Ok(reloaded) => Ok(reloaded.clone()),
-            Err(error) => Err(anyhow!("{error:#}")),
-        };
-        if reply.send(told).is_err() {
-            log::debug!("whoever asked for the reload did not wait for its result");
-        }
-    }
-}
-
-/// What is due every second. A failure is logged and tried again a second later: the data path
-/// goes on with what it has.
-struct Upkeep<'a> {
-    shared: &'a Shared,
-    messages: &'a mut DatapathMessages,
-    ticks: u64,
-}
-
-impl Upkeep<'_> {
-    fn tick(&mut self) {
-        match self.update() {
-            Ok(true) => log::debug!("a new epoch of cookie keys began"),
-            Ok(false) => {}
-            Err(error) => log::error!("cannot keep the data path up to date: {error:#}"),
-        }
-        self.messages.flush();
-        if self.ticks.is_multiple_of(LINK_CHECK_TICKS) {
-            self.check_links();
-        }
-        self.ticks += 1;
-    }
-
-    /// True when a new epoch of keys began.
-    fn update(&self) -> Result<bool> {
-        let unix_s = startup::unix_s()?;
-        let uptime_s = self.shared.uptime_s() as u32;
-        let updated = self.shared.with(|running| {
-            running.measure(uptime_s)?;
-            running.protection.tick(unix_s, uptime_s)
-        });
-        updated.unwrap_or(Ok(false))
-    }
-
-    fn check_links(&self) {
-        match link::links() {
-            Ok(links) => {
-                self.shared.with(|running| running.check_links(&links));
-            }
-            Err(error) => log::error!("{error:#}"),
-        }
     }
 }
 

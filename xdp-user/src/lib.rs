@@ -6,6 +6,7 @@
 //! process. It is asked nothing per packet; what the data path needs, it writes ahead of time.
 
 pub mod attach;
+pub mod attend;
 pub mod backends;
 pub mod check;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod config;
 pub mod controller;
 pub mod ctl;
 pub mod datapath;
+pub mod doors;
 pub mod engine;
 pub mod flows;
 pub mod http;
@@ -44,6 +46,7 @@ pub mod splice;
 pub mod splicing;
 pub mod startup;
 pub mod task;
+pub mod upgrade;
 pub mod vlans;
 pub mod warnings;
 pub mod xsk;

@@ -14,6 +14,7 @@ use crate::{
     proxy::{Proxy, Staged, runtime::ServiceRuntime},
     secret::Secret,
     shared::Shared,
+    startup::Former,
     task::Task,
 };
 
@@ -29,6 +30,7 @@ const RESOLVED_LOOK: Duration = Duration::from_millis(20);
 pub struct Proxying {
     shared: Arc<Shared>,
     secret: Secret,
+    former: Former,
     beside: Option<Beside>,
 }
 
@@ -54,12 +56,14 @@ enum Inner {
 }
 
 impl Proxying {
-    /// Without a proxy so far.
+    /// Without a proxy so far. Where a former levee is leaving, it may still listen where this one
+    /// is to.
     #[must_use]
-    pub const fn new(shared: Arc<Shared>, secret: Secret) -> Self {
+    pub const fn new(shared: Arc<Shared>, secret: Secret, former: Former) -> Self {
         Self {
             shared,
             secret,
+            former,
             beside: None,
         }
     }
@@ -82,7 +86,7 @@ impl Proxying {
         if services.iter().all(|service| service.proxy().is_none()) {
             return Ok(Change(Inner::None));
         }
-        let proxy = Proxy::start(globals, services, &self.secret)?;
+        let proxy = Proxy::start(globals, services, &self.secret, self.former)?;
         Ok(Change(Inner::Start(Box::new(proxy), globals.clone())))
     }
 

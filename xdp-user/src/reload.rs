@@ -278,6 +278,7 @@ mod tests {
     use crate::{
         config::{Attach, Flags},
         secret::Secret,
+        startup::Former,
     };
 
     fn config(services: &[&str]) -> Config {
@@ -329,8 +330,9 @@ mod tests {
     #[tokio::test]
     async fn flags_cannot_be_read_again() {
         let shared = Arc::new(Shared::new());
+        let proxying = Proxying::new(Arc::clone(&shared), Secret::new([0; 32]), Former::Dead);
         let strings = Strings {
-            proxying: Proxying::new(Arc::clone(&shared), Secret::new([0; 32])),
+            proxying,
             splicing: None,
         };
         let mut reloader = Reloader::new(config(&["192.0.2.1:80"]), None, shared, strings);

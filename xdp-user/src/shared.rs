@@ -85,6 +85,14 @@ impl Shared {
         }
     }
 
+    /// Lets go of the data path without touching it; another levee goes on with it. False when levee
+    /// was not running.
+    pub fn leave(&self) -> bool {
+        let mut state = self.lock();
+        let former = mem::replace(&mut *state, State::Stopping(None));
+        matches!(former, State::Running(_))
+    }
+
     /// Works on the running levee; `None` when it is not running.
     pub fn with<T>(&self, f: impl FnOnce(&mut Running) -> T) -> Option<T> {
         match &mut *self.lock() {
@@ -108,6 +116,12 @@ impl Shared {
     #[must_use]
     pub fn splice(&self) -> Option<Splicer> {
         self.splice_lock().clone()
+    }
+
+    /// Takes away what splices: it ends with the result.
+    #[must_use]
+    pub fn take_splice(&self) -> Option<Splicer> {
+        self.splice_lock().take()
     }
 
     /// Connections are spliced from now on.

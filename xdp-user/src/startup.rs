@@ -3,7 +3,7 @@
 
 use std::{
     thread,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -19,7 +19,7 @@ use crate::{
     loader::Object,
     netlink::link::{Link, links},
     offer::{KernelOffer, Sysctls},
-    pins::Pins,
+    pins::{Adopted, Pins},
     preflight::{self, Facts, Kernel},
     protection::Protection,
     running::{Programs, Running},
@@ -40,26 +40,49 @@ pub struct Prepared {
     pins: Pins,
 }
 
-/// A data path in the kernel, attached to nothing.
+/// A data path in the kernel, attached to nothing, and told nothing.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The programs, and the maps that are not taken out.
+    /// The programs and the maps.
     pub ebpf: Ebpf,
+    maps: Adopted,
+    prepared: Prepared,
+}
+
+/// A data path that knows all it needs, attached to nothing.
+#[derive(Debug)]
+pub struct Told {
+    ebpf: Ebpf,
     offer: KernelOffer,
     prepared: Prepared,
     protection: Protection,
     adopted: bool,
 }
 
+/// Who may have attached a data path before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Former {
+    /// Nobody, or a levee that has died.
+    Dead,
+    /// A levee that runs, and leaves before this one attaches its own.
+    Leaving,
+}
+
+/// How long a levee that has said that it leaves may take for it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Asks whether this machine can run levee as configured.
 ///
 /// # Errors
 /// Says what is missing, wrong or in the way.
-pub fn prepare(config: Config) -> Result<Prepared> {
+pub fn prepare(config: Config, former: Former) -> Result<Prepared> {
     let facts = Facts::gather()?;
     let kernel = facts.check()?;
     let mut all = links()?;
-    let pins = Pins::claim(config.pin_dir.as_deref(), &all)?;
+    let mut pins = Pins::find(config.pin_dir.as_deref(), &all)?;
+    if former == Former::Dead {
+        pins.claim(Duration::ZERO)?;
+    }
     for link in &mut all {
         link.xdp.retain(|id| !pins.replaces(*id));
     }
@@ -92,48 +115,73 @@ impl Prepared {
         &self.secret
     }
 
-    /// Brings the data path into the kernel and tells it everything it needs, with `pools` behind
-    /// services that are spliced. Takes some tenths of a second.
+    /// Brings the data path into the kernel. Takes some tenths of a second. Changes nothing that
+    /// another levee uses.
     ///
     /// # Errors
     /// Says what the kernel refuses.
-    pub fn load(mut self, pools: &Pools) -> Result<Loaded> {
+    pub fn load(self) -> Result<Loaded> {
         log::info!(
             "kernel {} has what it takes: {} and tcx; loading the programs",
             self.kernel_release,
             ASSIGN_TCP_REQSK.name
         );
         let object = Object::new(self.kernel)?.with_flows(self.flows());
-        let (mut ebpf, maps) = object.load(self.config.verify_syn_checksum, &self.pins)?;
-        self.pins.pin_maps(&ebpf, &maps)?;
-        let datapath = Datapath::take(&mut ebpf)?;
-        let (secret, unix_s) = (self.secret.clone(), unix_s()?);
-        let adopted = !maps.is_empty();
-        let mut protection = if adopted {
-            Protection::adopt(datapath, secret, unix_s, self.pins.claimed())?
-        } else {
-            Protection::start(datapath, secret, unix_s)?
-        };
-        if self.pins.has_foreign_maps() {
+        let (ebpf, maps) = object.load(self.config.verify_syn_checksum, &self.pins)?;
+        Ok(Loaded {
+            ebpf,
+            maps,
+            prepared: self,
+        })
+    }
+}
+
+impl Loaded {
+    /// Pins the maps and tells the data path everything it needs, or what differs from what an
+    /// earlier controller has told it, with `pools` behind services that are spliced. Takes up to a
+    /// second where there was one.
+    ///
+    /// # Errors
+    /// Says what the kernel refuses.
+    pub fn tell(mut self, pools: &Pools) -> Result<Told> {
+        let pins = &mut self.prepared.pins;
+        pins.claim(LEAVE_TIMEOUT)?;
+        pins.pin_maps(&self.ebpf, &self.maps)?;
+        if pins.has_foreign_maps() {
             log::warn!(
                 "the data path before this one is of another version of levee: its programs are \
                  replaced, and all counters start at zero"
             );
         }
+        let datapath = Datapath::take(&mut self.ebpf)?;
+        let (secret, unix_s) = (self.prepared.secret.clone(), unix_s()?);
+        let adopted = !self.maps.is_empty();
+        let mut protection = if adopted {
+            Protection::adopt(datapath, secret, unix_s, pins.claimed())?
+        } else {
+            Protection::start(datapath, secret, unix_s)?
+        };
         thread::sleep(protection.grace_left(Instant::now()));
-        let offer = offer(&self.links)?;
-        protection.publish(&self.config.services, &offer, pools)?;
-        Ok(Loaded {
-            ebpf,
+        let Prepared { config, links, .. } = &self.prepared;
+        let offer = offer(links)?;
+        protection.publish(&config.services, &offer, pools)?;
+        // Of interfaces that an earlier controller was attached to, the counters go on.
+        let pins = &self.prepared.pins;
+        let new = links.iter().filter(|link| pins.mode(link.index).is_none());
+        for link in new {
+            protection.reset_iface(iface_slot(link.index))?;
+        }
+        Ok(Told {
+            ebpf: self.ebpf,
             offer,
-            prepared: self,
+            prepared: self.prepared,
             protection,
             adopted,
         })
     }
 }
 
-impl Loaded {
+impl Told {
     /// Begins to splice connections, as was published with `pools`.
     ///
     /// # Errors
@@ -156,21 +204,23 @@ impl Loaded {
     /// # Errors
     /// Says what the kernel refuses; then nothing that was not there before is left attached.
     pub fn attach(mut self) -> Result<Running> {
-        self.start_counters()?;
+        let Prepared {
+            config,
+            links: interfaces,
+            mut pins,
+            ..
+        } = self.prepared;
         // As TC before XDP on the interfaces themselves: nobody is to be answered who could not be
         // admitted.
-        let mut vlans = Vlans::new(self.prepared.links.iter().map(|link| link.index));
-        vlans.update(&mut self.ebpf, &mut self.prepared.pins, &links()?);
-        let wanted = &self.prepared.config.interfaces;
-        let attachments = self.prepared.links.iter().zip(wanted);
-        let attachments = attachments
-            .map(|(link, interface)| {
-                let pins = &mut self.prepared.pins;
-                Attachment::new(&mut self.ebpf, link, interface.attach, pins)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        self.prepared.pins.settle()?;
-        let services = self.prepared.config.services.iter();
+        let mut vlans = Vlans::new(interfaces.iter().map(|link| link.index));
+        vlans.update(&mut self.ebpf, &mut pins, &links()?);
+        let wanted = interfaces.iter().zip(&config.interfaces);
+        let attachments = wanted.map(|(link, interface)| {
+            Attachment::new(&mut self.ebpf, link, interface.attach, &mut pins)
+        });
+        let attachments = attachments.collect::<Result<Vec<_>>>()?;
+        pins.settle()?;
+        let services = config.services.iter();
         // After attaching: whoever closes from now on is seen doing so.
         match closing::marks(&services.map(|service| service.address).collect()) {
             Ok(marks) => self.protection.note_closing(marks)?,
@@ -183,20 +233,10 @@ impl Loaded {
             attachments,
             vlans,
             ebpf: self.ebpf,
-            pins: self.prepared.pins,
+            pins,
             adopted: self.adopted,
         };
         Ok(Running::new(self.protection, programs, unix_s()?))
-    }
-
-    /// Of interfaces that an earlier controller was attached to, the counters go on.
-    fn start_counters(&mut self) -> Result<()> {
-        let Prepared { links, pins, .. } = &self.prepared;
-        let new = links.iter().filter(|link| pins.mode(link.index).is_none());
-        for link in new {
-            self.protection.reset_iface(iface_slot(link.index))?;
-        }
-        Ok(())
     }
 }
 

@@ -1,4 +1,5 @@
-//! levee dies and comes back: connections do not notice, new clients wait for its return.
+//! levee dies and comes back, or another takes over from it: connections do not notice, new clients
+//! wait a moment.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,7 +10,8 @@ use std::{
 };
 
 use levee_tests::{
-    sockets::{assert_echo, echo, eventually, kernel_counter},
+    levee::Levee,
+    sockets::{assert_echo, connect, echo, eventually, kernel_counter},
     splice_lab::SpliceLab,
 };
 
@@ -39,8 +41,8 @@ fn talk(pairs: &[(TcpStream, TcpStream)], enough: &AtomicBool) {
     }
 }
 
-#[test]
-fn established_connections_lose_nothing_when_levee_is_killed() {
+/// Two connections talk while something happens to levee.
+fn lose_nothing(happens: impl FnOnce(&mut Levee)) {
     let mut stage = Stage::plain();
     let pairs = [stage.pair(0), stage.pair(1)];
     let before = repeated(&stage.lab);
@@ -48,9 +50,7 @@ fn established_connections_lose_nothing_when_levee_is_killed() {
     thread::scope(|scope| {
         let talk = scope.spawn(|| talk(&pairs, &enough));
         thread::sleep(Duration::from_millis(500));
-        stage.levee.kill().unwrap();
-        thread::sleep(Duration::from_millis(1_500));
-        stage.levee.start_again().unwrap();
+        happens(&mut stage.levee);
         thread::sleep(Duration::from_millis(500));
         enough.store(true, Relaxed);
         talk.join().unwrap();
@@ -59,10 +59,26 @@ fn established_connections_lose_nothing_when_levee_is_killed() {
     eventually("it knows them", || stage.connections() == 2);
 }
 
+#[test]
+fn established_connections_lose_nothing_when_levee_is_killed() {
+    lose_nothing(|levee| {
+        levee.kill().unwrap();
+        thread::sleep(Duration::from_millis(1_500));
+        levee.start_again().unwrap();
+    });
+}
+
+#[test]
+fn established_connections_lose_nothing_when_levee_is_replaced() {
+    lose_nothing(|levee| levee.replace().unwrap());
+}
+
+/// How long a client may have to wait, from its connection to its first answer.
+const LIMIT: Duration = Duration::from_secs(2);
+
 /// A SYN-ACK is still sent; the handshake goes on when there is an engine again.
 #[test]
 fn new_clients_are_served_within_two_seconds_of_the_return() {
-    const LIMIT: Duration = Duration::from_secs(2);
     let mut stage = Stage::plain();
     let _servers = stage.serve(echo);
     stage.levee.kill().unwrap();
@@ -76,4 +92,35 @@ fn new_clients_are_served_within_two_seconds_of_the_return() {
     let elapsed = start.elapsed();
     println!("served {elapsed:?} after levee's return");
     assert!(elapsed < LIMIT, "{elapsed:?}");
+}
+
+/// In the moment between the two engines nobody opens connections: what a client sends then, it
+/// sends again.
+#[test]
+fn new_clients_are_served_while_levee_is_replaced() {
+    let mut stage = Stage::plain();
+    let _servers = stage.serve(echo);
+    let replaced = &AtomicBool::new(false);
+    let client = &stage.lab.client;
+    let longest = thread::scope(|scope| {
+        let clients = addresses().map(|address| {
+            scope.spawn(move || {
+                let mut longest = Duration::ZERO;
+                while !replaced.load(Relaxed) {
+                    let start = Instant::now();
+                    assert_echo(&connect(client, address), "all the time");
+                    longest = longest.max(start.elapsed());
+                }
+                longest
+            })
+        });
+        for _ in 0..5 {
+            stage.levee.replace().unwrap();
+            thread::sleep(Duration::from_millis(200));
+        }
+        replaced.store(true, Relaxed);
+        clients.map(|client| client.join().unwrap())
+    });
+    println!("longest: {longest:?}");
+    assert!(longest.iter().all(|wait| *wait < LIMIT), "{longest:?}");
 }

@@ -15,12 +15,26 @@ use crate::pins;
 /// How long levee may take to answer. A reload waits for the one before it to settle.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Whether a levee runs behind `socket`.
+#[must_use]
+pub fn answers(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
 /// Asks the levee behind `socket`.
 ///
 /// # Errors
 /// Fails when none answers there, saying why that may be; with the error it answers; and when the
 /// request is too long to be sent.
 pub fn request(socket: &Path, request: Request) -> Result<Response> {
+    request_within(socket, request, TIMEOUT)
+}
+
+/// As [`request`], for what may take longer.
+///
+/// # Errors
+/// As [`request`].
+pub fn request_within(socket: &Path, request: Request, timeout: Duration) -> Result<Response> {
     let mut line = serde_json::to_vec(&request)?;
     line.push(b'\n');
     ensure!(
@@ -39,7 +53,7 @@ pub fn request(socket: &Path, request: Request) -> Result<Response> {
             socket.display()
         ))
     })?;
-    let answer = exchange(stream, &line)
+    let answer = exchange(stream, &line, timeout)
         .with_context(|| format!("no answer from levee at {}", socket.display()))?;
     match answer {
         Response::Error(error) => bail!("{error}"),
@@ -62,14 +76,14 @@ fn nobody_answers(socket: &Path) -> String {
     }
 }
 
-fn exchange(mut stream: UnixStream, line: &[u8]) -> Result<Response> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+fn exchange(mut stream: UnixStream, line: &[u8], timeout: Duration) -> Result<Response> {
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.write_all(line)?;
     let mut answer = String::new();
     let read = BufReader::new(stream.take(LINE_LEN_MAX)).read_line(&mut answer);
     read.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => anyhow!("it said nothing for {} s", TIMEOUT.as_secs()),
+        io::ErrorKind::WouldBlock => anyhow!("it said nothing for {} s", timeout.as_secs()),
         _ => anyhow!(error),
     })?;
     ensure!(!answer.is_empty(), "it ended the connection without a word");

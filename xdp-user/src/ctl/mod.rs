@@ -11,10 +11,10 @@ mod server;
 mod status;
 mod table;
 
-pub use client::request;
+pub use client::{answers, request, request_within};
 pub use connections::{Connections, LISTED_DEFAULT, LISTED_MAX, Selection, render_connections};
 pub(crate) use server::CLIENTS_MAX;
-pub use server::{Command, ControlSocket, serve};
+pub use server::{Command, ControlSocket, Door, serve};
 pub use status::Status;
 pub use table::render;
 
@@ -33,6 +33,10 @@ pub enum Request {
     Status,
     /// Reads the configuration file again.
     Reload,
+    /// Starts the program once more, as it is installed now, to take over.
+    Upgrade,
+    /// Leaves the data path to whoever asks.
+    Leave,
     /// Lists connections of the proxy.
     Connections {
         /// Which.
@@ -57,6 +61,10 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Reload`], when it succeeded.
     Reloaded(Reloaded),
+    /// To [`Request::Upgrade`], when this levee has left: the process id of the other.
+    Upgraded(u32),
+    /// To [`Request::Leave`]: the data path is the other's to control.
+    Left,
     /// To [`Request::Connections`].
     Connections(Connections),
     /// To [`Request::Kill`]: how many were ended.

@@ -8,7 +8,7 @@ use std::{
         net::UnixStream as StdUnixStream,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -46,23 +46,71 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum Command {
     /// Read the configuration again, and say what came of it.
     Reload(oneshot::Sender<Result<Reloaded>>),
+    /// Start the program once more to take over, and tell its process id when it has.
+    Upgrade(oneshot::Sender<Result<u32>>),
+    /// Leave the data path to whoever asks, and say so.
+    Leave(oneshot::Sender<Result<()>>),
 }
 
 /// The bound socket. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
-    _file: SocketFile,
+    door: Door,
 }
 
+/// What clients come in through.
+#[derive(Clone, Debug)]
+pub struct Door {
+    file: Arc<SocketFile>,
+    places: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Removes the socket's file, so that nobody finds it any more and another levee may make its
+    /// own. Whoever came in is still served.
+    pub fn close(&self) {
+        self.file.remove();
+    }
+
+    /// Whether the file has been removed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.file.path().is_none()
+    }
+
+    /// Waits until those who came in have their answers, but not for long. To be called once the
+    /// door is closed.
+    pub async fn empty(&self) {
+        // One place is taken by whoever may come in next.
+        let all = self.places.acquire_many(CLIENTS_MAX as u32 - 1);
+        // Whoever does not read its answer has had its time.
+        let _ = time::timeout(READ_TIMEOUT, all).await;
+    }
+}
+
+/// Its path, until it is removed.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile(Mutex<Option<PathBuf>>);
+
+impl SocketFile {
+    fn path(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self) {
+        let mut path = self.path();
+        if let Some(path) = path.take()
+            && let Err(error) = fs::remove_file(&path)
+        {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            log::warn!("cannot remove {}: {error}", self.0.display());
-        }
+        self.remove();
     }
 }
 
@@ -84,13 +132,20 @@ impl ControlSocket {
         remove_stale(path)?;
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot make the control socket {name}"))?;
-        let file = SocketFile(path.into());
+        let file = SocketFile(Mutex::new(Some(path.into())));
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .with_context(|| format!("cannot restrict the control socket {name}"))?;
-        Ok(Self {
-            listener,
-            _file: file,
-        })
+        let door = Door {
+            file: Arc::new(file),
+            places: Arc::new(Semaphore::new(CLIENTS_MAX)),
+        };
+        Ok(Self { listener, door })
+    }
+
+    /// What its clients come in through.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        self.door.clone()
     }
 }
 
@@ -126,7 +181,7 @@ pub async fn serve(
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
 ) -> Result<Infallible> {
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let places = Arc::clone(&socket.door.places);
     // Dropping the set ends its clients.
     let mut clients = JoinSet::new();
     loop {
@@ -183,13 +238,16 @@ async fn answer(
             Ok(Response::Status(Box::new(Status::new(&snapshot))))
         }
         Request::Reload => {
-            let (sender, receiver) = oneshot::channel();
-            let stopping = "levee is stopping";
-            commands
-                .send(Command::Reload(sender))
-                .await
-                .context(stopping)?;
-            Ok(Response::Reloaded(receiver.await.context(stopping)??))
+            let reloaded = command(commands, Command::Reload).await?;
+            Ok(Response::Reloaded(reloaded))
+        }
+        Request::Upgrade => {
+            let successor = command(commands, Command::Upgrade).await?;
+            Ok(Response::Upgraded(successor))
+        }
+        Request::Leave => {
+            command(commands, Command::Leave).await?;
+            Ok(Response::Left)
         }
         Request::Connections { selection, limit } => {
             let filter = selection.filter().map_err(Error::msg)?;
@@ -211,6 +269,17 @@ async fn answer(
             Ok(Response::Killed(killed))
         }
     }
+}
+
+/// Has the controller do something, and waits until it has.
+async fn command<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+) -> Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    let stopping = "levee is stopping";
+    commands.send(command(sender)).await.context(stopping)?;
+    receiver.await.context(stopping)?
 }
 
 /// Connections of the proxy and spliced ones.

@@ -80,7 +80,7 @@ pub fn take_off(directory: &Path, linger: Duration) -> Result<()> {
          name it with --socket or --pin-dir",
         directory.display()
     );
-    let _lock = DirectoryLock::take(directory)?;
+    let _lock = DirectoryLock::take(directory, Duration::ZERO)?;
     let place = Place::new(directory);
     let [xdp, _] = place.pinned()?;
     xdp.iter().try_for_each(|path| place::detach(path))?;
@@ -94,7 +94,7 @@ pub fn take_off(directory: &Path, linger: Duration) -> Result<()> {
 pub struct Pins {
     /// `None` when levee does not pin.
     place: Option<Place>,
-    _lock: Option<DirectoryLock>,
+    lock: Option<DirectoryLock>,
     claimed: Instant,
     /// What an earlier controller left on the interfaces of this network namespace, by index.
     found: HashMap<u32, Found>,
@@ -112,30 +112,46 @@ struct Found {
 }
 
 impl Pins {
-    /// Claims a directory, so that no other controller may use it, and looks for what another has
-    /// left there. `None` is for not to pin.
-    ///
-    /// # Errors
-    /// Fails when another levee runs with it, or it is no place for pins.
-    pub fn claim(directory: Option<&Path>, links: &[Link]) -> Result<Self> {
-        let mut pins = Self {
+    /// Not to pin.
+    #[must_use]
+    pub fn off() -> Self {
+        Self {
             place: None,
-            _lock: None,
+            lock: None,
             claimed: Instant::now(),
             found: HashMap::new(),
             used: HashSet::new(),
             made: Some(Vec::new()),
-        };
-        let Some(directory) = directory else {
-            return Ok(pins);
-        };
-        bpffs::ensure(directory)?;
-        pins._lock = Some(DirectoryLock::take(directory)?);
-        pins.claimed = Instant::now();
-        let place = Place::new(directory);
-        pins.found = found(&place, links)?;
-        pins.place = Some(place);
+        }
+    }
+
+    /// Looks at what an earlier controller has pinned in a directory for these interfaces; it may
+    /// still be running. `None` is for not to pin.
+    ///
+    /// # Errors
+    /// Fails when that is no place for pins, or the kernel refuses.
+    pub fn find(directory: Option<&Path>, links: &[Link]) -> Result<Self> {
+        let mut pins = Self::off();
+        if let Some(directory) = directory {
+            bpffs::ensure(directory)?;
+            let place = Place::new(directory);
+            pins.found = found(&place, links)?;
+            pins.place = Some(place);
+        }
         Ok(pins)
+    }
+
+    /// Claims the directory, so that no other controller may use it. To be called before anything
+    /// is pinned; once is enough.
+    ///
+    /// # Errors
+    /// Fails when another levee runs with it, and does not leave it within `patience`.
+    pub fn claim(&mut self, patience: Duration) -> Result<()> {
+        if let (Some(place), None) = (&self.place, &self.lock) {
+            self.lock = Some(DirectoryLock::take(place.root(), patience)?);
+            self.claimed = Instant::now();
+        }
+        Ok(())
     }
 
     /// When the directory was claimed: nobody else has changed the maps since.
@@ -204,7 +220,7 @@ impl Drop for Pins {
                 log::error!("{error:#}");
             }
         }
-        if let Some(place) = &self.place {
+        if let (Some(place), Some(_)) = (&self.place, &self.lock) {
             place.remove_if_empty();
         }
     }

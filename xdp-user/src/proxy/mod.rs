@@ -48,6 +48,7 @@ pub use self::{listener::BACKLOG, shared::LimitEntries, staging::Staged};
 use crate::{
     config::{ProxyGlobals, Service},
     secret::Secret,
+    startup::Former,
 };
 
 /// Workers at most, however many CPUs there are.
@@ -79,18 +80,28 @@ pub struct DrainReport {
 
 impl Proxy {
     /// Listens for the clients of those `services` that are in `proxy` mode, and serves them.
-    /// Raises the process's limit on file descriptors as far as needed and possible.
+    /// Raises the process's limit on file descriptors as far as needed and possible. Beside a `former`
+    /// levee that is leaving, both get clients until its listeners are closed.
     ///
     /// # Errors
     /// Fails when an address cannot be listened at, or the system gives no threads.
-    pub fn start(globals: &ProxyGlobals, services: &[Service], secret: &Secret) -> Result<Self> {
+    pub fn start(
+        globals: &ProxyGlobals,
+        services: &[Service],
+        secret: &Secret,
+        former: Former,
+    ) -> Result<Self> {
         let cpus = thread::allowed_cpus();
         let count = globals
             .workers
             .unwrap_or_else(|| cpus.len().clamp(1, WORKERS_MAX) as u16)
             .max(1);
         let proxied = services.iter().filter(|service| service.proxy().is_some());
-        let budget = Budget::claim(globals, count, proxied.count());
+        let budget = Budget::claim(globals, count, proxied.clone().count());
+        let served = match former {
+            Former::Dead => Served::default(),
+            Former::Leaving => Served::beside(proxied.map(|service| service.address)),
+        };
         let shared = Arc::new(Shared::new(globals, budget, count, secret)?);
         let start = Instant::now();
         let workers = (0..count).map(|index| {
@@ -101,7 +112,7 @@ impl Proxy {
         });
         let proxy = Self {
             workers: workers.collect::<Result<_>>()?,
-            served: Mutex::default(),
+            served: Mutex::new(served),
             shared,
             start,
         };

@@ -19,7 +19,8 @@ pub(super) struct Served {
     pub(super) services: Vec<Hosting>,
     /// Names of services, now and before. The position is the number in the table of clients.
     names: Vec<String>,
-    /// Where this process listens or listened, perhaps for a moment still.
+    /// Where this process, or a levee that leaves to it, listens or listened, perhaps for a moment
+    /// still.
     addresses: HashSet<SocketAddr>,
 }
 
@@ -128,6 +129,14 @@ impl Proxy {
 }
 
 impl Served {
+    /// Nothing, but there may be listeners at these addresses.
+    pub(super) fn beside(addresses: impl Iterator<Item = SocketAddr>) -> Self {
+        Self {
+            addresses: addresses.collect(),
+            ..Self::default()
+        }
+    }
+
     /// The number of a service, which it keeps.
     fn number(&mut self, name: &str) -> u16 {
         let known = self.names.iter().position(|known| known == name);

@@ -285,6 +285,15 @@ impl Splicing {
         while !is_known() && Instant::now() < end {
             time::sleep(LEARNED_LOOK).await;
         }
+        for service in &self.services {
+            if service.agreed().next().is_none() {
+                log::warn!(
+                    "service {}: no backend has answered yet; until one does, clients are offered \
+                     small segments (MSS 536, over IPv6 1220) and no TCP options",
+                    service.service.name
+                );
+            }
+        }
     }
 }
 

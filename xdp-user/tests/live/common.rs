@@ -29,6 +29,9 @@ use tempfile::TempDir;
 /// How long anything that should happen soon may take: the machine may be busy with other tests.
 const SOON: Duration = Duration::from_secs(30);
 
+/// How long a start may take: the kernel verifies all programs, on one CPU.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// The metrics address unless a test chooses another. Every namespace has its own.
 pub(crate) const METRICS: &str = "127.0.0.1:9977";
 
@@ -112,7 +115,7 @@ impl Lab {
             log,
             socket: self.path("levee.sock"),
         };
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + START_TIMEOUT;
         while !levee.log().contains("ready;") {
             let ended = levee.child.try_wait().unwrap();
             assert!(ended.is_none(), "levee ended: {}", levee.log());

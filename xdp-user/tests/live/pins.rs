@@ -8,7 +8,10 @@ use std::{
 
 use aya::maps::Array;
 use levee::pins;
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use xdp_common::abi::{VERSION, names};
 
 use crate::common::{Lab, Levee, eventually, ip, levee, link, metric, refusal};
@@ -103,6 +106,73 @@ fn what_a_levee_that_died_has_left_can_be_taken_off() {
     assert!(ask("detach").status().unwrap().success());
     assert!(link("lv0").xdp.is_empty());
     assert!(!directory(&lab).exists());
+}
+
+/// Kills a process of this test when dropped: an upgrade's is not a child of this one.
+struct Orphan(Pid);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to do.
+        let _ = signal::kill(self.0, Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn an_upgrade_starts_the_program_again() {
+    let lab = Lab::new();
+    let ask = |command| {
+        let mut command = levee(command);
+        command.arg("--socket").arg(lab.path("levee.sock"));
+        command.output().unwrap()
+    };
+    let running = lab.start(&mut lab.run_flags("--metrics off"));
+    let former = running.status();
+    let output = ask("upgrade");
+    assert!(output.status.success(), "{output:?}: {}", running.log());
+    let status = running.status();
+    let successor = Orphan(Pid::from_raw(status.pid.cast_signed()));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let expected = format!("(process {}) has taken over", status.pid);
+    assert!(text.contains(&expected), "{text}");
+    assert_ne!(status.pid, former.pid);
+    assert!(status.adopted && status.active);
+    let log = running.log();
+    assert!(log.contains("left the data path to another levee"), "{log}");
+    assert!(running.wait().success());
+
+    signal::kill(successor.0, Signal::SIGTERM).unwrap();
+    eventually("the new one stops", || !lab.path("levee.sock").exists());
+    assert!(link("lv0").xdp.is_empty());
+}
+
+#[test]
+fn an_upgrade_that_fails_changes_nothing() {
+    let lab = Lab::new();
+    let config = |pin_dir| {
+        lab.write_config(&format!(
+            "{pin_dir}\n[metrics]\nlisten = \"off\"\n[[interface]]\nname = \"lv0\"\n\
+             [[service]]\naddress = \"192.0.2.1:80\"\n"
+        ))
+    };
+    let running = lab.start(&mut lab.run_config(&config("")));
+    let pid = running.status().pid;
+    let upgrade = || {
+        let mut command = levee("upgrade --socket");
+        refusal(command.arg(lab.path("levee.sock")))
+    };
+    lab.write_config("nonsense = 1");
+    let text = upgrade();
+    assert!(text.contains("The levee before it goes on"), "{text}");
+    assert!(running.log().contains("nonsense"), "{}", running.log());
+    let status = running.status();
+    assert!(status.active && status.pid == pid);
+    running.end(Signal::SIGTERM);
+
+    let running = lab.start(&mut lab.run_config(&config("pin_dir = \"off\"")));
+    let text = upgrade();
+    assert!(text.contains("the data path is not pinned"), "{text}");
+    assert!(running.status().active);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::{
     engine::{reason::CloseReason, tcp::TcpState},
     proxy::{DrainReport, Proxy, info::Filter},
     secret::Secret,
+    startup::Former,
 };
 
 /// A client whose connection is open on both sides.
@@ -197,7 +198,7 @@ fn an_address_of_another_machine_is_refused_with_the_reason() {
     let foreign = "192.0.2.1:80".parse().unwrap();
     let services = [service("s", foreign, options(&[address()]))];
     let globals = ProxyGlobals::default();
-    let error = Proxy::start(&globals, &services, &Secret::new([0; 32])).unwrap_err();
+    let error = Proxy::start(&globals, &services, &Secret::new([0; 32]), Former::Dead).unwrap_err();
     let expected =
         "service s cannot listen at 192.0.2.1:80: that is not an address of this machine";
     assert_eq!(error.to_string(), expected);

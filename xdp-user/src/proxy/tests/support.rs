@@ -25,6 +25,7 @@ use crate::{
     },
     proxy::{Proxy, runtime::ServiceRuntime},
     secret::Secret,
+    startup::Former,
 };
 
 /// Nothing here takes as long, however busy the machine.
@@ -96,7 +97,7 @@ impl Lab {
     pub(super) fn with(globals: &ProxyGlobals, options: ProxyService) -> Self {
         let address = address();
         let services = [service("s", address, options)];
-        let proxy = Proxy::start(globals, &services, &Secret::new([7; 32])).unwrap();
+        let proxy = Proxy::start(globals, &services, &Secret::new([7; 32]), Former::Dead).unwrap();
         Self { proxy, address }
     }
 

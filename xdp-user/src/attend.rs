@@ -1,0 +1,196 @@
+//! What the controller attends to while levee runs: the clock, commands, and a levee that takes
+//! over.
+
+use std::{convert::Infallible, future, time::Duration};
+
+use anyhow::{Result, anyhow, bail, ensure};
+use tokio::{
+    signal::unix::Signal,
+    sync::{mpsc, oneshot},
+    time::{self, MissedTickBehavior},
+};
+
+use crate::{
+    ctl::{self, Command, Reloaded},
+    log_output::DatapathMessages,
+    netlink::link,
+    reload::Reloader,
+    shared::Shared,
+    startup,
+    upgrade::{self, Program, Successor},
+};
+
+/// How often keys and clock are written: the clock counts seconds.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Commands that wait while one is done: each client of the control socket has one.
+pub const COMMANDS_MAX: usize = ctl::CLIENTS_MAX;
+
+/// Ticks between two looks at whether the interfaces still have the program.
+const LINK_CHECK_TICKS: u64 = 5;
+
+/// What is attended to.
+pub struct Attended {
+    /// The data path's messages.
+    pub messages: DatapathMessages,
+    /// What clients of the control socket want done.
+    pub commands: mpsc::Receiver<Command>,
+    /// What an upgrade starts.
+    pub program: Program,
+    /// The levee that an upgrade has started.
+    pub successor: Option<Successor>,
+}
+
+impl Attended {
+    /// Does what is due, until another levee wants to take over: returns whom to tell when it may.
+    pub async fn keep_going(
+        &mut self,
+        shared: &Shared,
+        reload: &mut Signal,
+        reloader: &mut Reloader,
+    ) -> oneshot::Sender<Result<()>> {
+        let mut upkeep = Upkeep { shared, ticks: 0 };
+        let mut waiting = Vec::with_capacity(COMMANDS_MAX);
+        let mut ticks = time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    upkeep.tick();
+                    reloader.tick();
+                    self.messages.flush();
+                }
+                1.. = self.commands.recv_many(&mut waiting, COMMANDS_MAX) => {
+                    if let Some(asked) = self.obey(waiting.drain(..), shared, reloader).await {
+                        return asked;
+                    }
+                }
+                () = upgrade::ended(&mut self.successor) => self.successor = None,
+                _ = reload.recv() => {
+                    // The reloader logs what came of it.
+                    let _ = reloader.reload().await;
+                }
+            }
+        }
+    }
+
+    /// Does what clients want; returns whom to tell when all is to be left to another levee.
+    async fn obey(
+        &mut self,
+        commands: impl Iterator<Item = Command>,
+        shared: &Shared,
+        reloader: &mut Reloader,
+    ) -> Option<oneshot::Sender<Result<()>>> {
+        let mut reloads = Vec::new();
+        let mut leave = None;
+        for command in commands {
+            match command {
+                Command::Reload(asked) => reloads.push(asked),
+                Command::Upgrade(asked) => match self.may_be_succeeded(shared) {
+                    Ok(()) => self.successor = self.program.start(asked),
+                    Err(error) => refuse(asked, error),
+                },
+                Command::Leave(asked) => match is_pinned(shared) {
+                    Ok(()) if leave.is_none() => leave = Some(asked),
+                    Ok(()) => refuse(asked, anyhow!("another levee takes over already")),
+                    Err(error) => refuse(asked, error),
+                },
+            }
+        }
+        if !reloads.is_empty() {
+            // One for all who asked before it began: it reads what each of them wrote.
+            answer(reloads, &reloader.reload().await);
+        }
+        leave
+    }
+
+    /// Answers what can no longer be done.
+    pub async fn refuse(&mut self) -> Infallible {
+        loop {
+            let stopping = anyhow!("levee is stopping");
+            match self.commands.recv().await {
+                Some(Command::Reload(asked)) => refuse(asked, stopping),
+                Some(Command::Upgrade(asked)) => refuse(asked, stopping),
+                Some(Command::Leave(asked)) => refuse(asked, stopping),
+                None => future::pending().await,
+            }
+        }
+    }
+
+    fn may_be_succeeded(&self, shared: &Shared) -> Result<()> {
+        if let Some(successor) = &self.successor {
+            bail!("process {} is about to take over already", successor.pid);
+        }
+        is_pinned(shared)
+    }
+}
+
+/// Whether another levee can take over.
+fn is_pinned(shared: &Shared) -> Result<()> {
+    let pinned = shared.with(|running| running.pinned_at().is_some());
+    ensure!(
+        pinned == Some(true),
+        "the data path is not pinned (pin_dir is \"off\"): it ends with this levee, and no other can \
+         take it over"
+    );
+    Ok(())
+}
+
+/// Tells all who asked for a reload what came of it.
+fn answer(reloads: Vec<oneshot::Sender<Result<Reloaded>>>, result: &Result<Reloaded>) {
+    for asked in reloads {
+        let told = match result {
+            Ok(reloaded) => Ok(reloaded.clone()),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        if asked.send(told).is_err() {
+            log::debug!("whoever asked for the reload did not wait for its result");
+        }
+    }
+}
+
+fn refuse<T>(asked: oneshot::Sender<Result<T>>, error: anyhow::Error) {
+    // Whoever asked may be gone.
+    let _ = asked.send(Err(error));
+}
+
+/// What is due every second. A failure is logged and tried again a second later: the data path
+/// goes on with what it has.
+struct Upkeep<'a> {
+    shared: &'a Shared,
+    ticks: u64,
+}
+
+impl Upkeep<'_> {
+    fn tick(&mut self) {
+        match self.update() {
+            Ok(true) => log::debug!("a new epoch of cookie keys began"),
+            Ok(false) => {}
+            Err(error) => log::error!("cannot keep the data path up to date: {error:#}"),
+        }
+        if self.ticks.is_multiple_of(LINK_CHECK_TICKS) {
+            self.check_links();
+        }
+        self.ticks += 1;
+    }
+
+    /// True when a new epoch of keys began.
+    fn update(&self) -> Result<bool> {
+        let unix_s = startup::unix_s()?;
+        let uptime_s = self.shared.uptime_s() as u32;
+        let updated = self.shared.with(|running| {
+            running.measure(uptime_s)?;
+            running.protection.tick(unix_s, uptime_s)
+        });
+        updated.unwrap_or(Ok(false))
+    }
+
+    fn check_links(&self) {
+        match link::links() {
+            Ok(links) => {
+                self.shared.with(|running| running.check_links(&links));
+            }
+            Err(error) => log::error!("{error:#}"),
+        }
+    }
+}
