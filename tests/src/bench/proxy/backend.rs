@@ -71,16 +71,11 @@ pub(in crate::bench) struct Backend {
 impl Backend {
     pub(in crate::bench) fn start(lab: &ProxyLab, cpu: Option<usize>) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let listen = |port| {
-            let address = SocketAddr::new(BACKEND[0], port);
-            lab.backend.run(|| {
-                let listener = StdListener::bind(address)
-                    .with_context(|| format!("cannot listen on {address}"))?;
-                listener.set_nonblocking(true)?;
-                Ok(listener)
-            })
-        };
-        let [requests, streams, banners] = [listen(REQUESTS)?, listen(STREAMS)?, listen(BANNERS)?];
+        let [requests, streams, banners] = [
+            listen(lab, REQUESTS)?,
+            listen(lab, STREAMS)?,
+            listen(lab, BANNERS)?,
+        ];
         let answering = spawn(&lab.backend, cpu, {
             let stop = Arc::clone(&stop);
             move || {
@@ -110,6 +105,17 @@ impl Drop for Backend {
             }
         }
     }
+}
+
+/// Listens at the backend, without ever waiting for a client.
+pub(super) fn listen(lab: &ProxyLab, port: u16) -> Result<StdListener> {
+    let address = SocketAddr::new(BACKEND[0], port);
+    lab.backend.run(|| {
+        let listener =
+            StdListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    })
 }
 
 /// A thread inside a namespace, on one CPU if one is given.

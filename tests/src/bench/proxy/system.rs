@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::backend::{BANNERS, IPERF, REQUESTS, STREAMS};
+use super::backend::{BANNERS, IPERF, REQUESTS, STREAMS, listen};
 use crate::{
     levee::{Levee, ProxySetup},
     protection::synproxy,
@@ -81,6 +81,8 @@ impl System {
     /// Starts it in front of the lab's backend, with one thread on one CPU if one is given, else
     /// with as many threads as CPUs may be busy.
     pub(in crate::bench) fn start(self, lab: &ProxyLab, cpu: Option<usize>) -> Result<Running> {
+        // For levee's one check of each backend: an iperf3 would take it for its client.
+        let _checked = listen(lab, IPERF)?;
         let waited_for = SocketAddr::new(PROXY[0], STREAMS);
         let threads = if cpu.is_none() && busy_cpus().is_some() {
             2
@@ -145,6 +147,7 @@ fn levee(mode: &str, threads: u32) -> String {
     let services = PORTS.map(|port| {
         format!(
             "[[service]]\naddress = \"{}\"\nmode = \"{mode}\"\n\
+             check = {{ type = \"tcp\", interval = \"1h\" }}\n\
              [[service.backend]]\naddress = \"{}\"\n",
             SocketAddr::new(PROXY[0], port),
             SocketAddr::new(BACKEND[0], port)
