@@ -274,6 +274,15 @@ impl Levee {
         Ok((status, self.log()?))
     }
 
+    /// Waits until it has ended, as it was told; returns its exit status and its log.
+    ///
+    /// # Errors
+    /// Fails when it does not end within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<(ExitStatus, String)> {
+        let status = self.process.wait(limit)?;
+        Ok((status, self.log()?))
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {

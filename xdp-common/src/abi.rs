@@ -31,6 +31,8 @@ pub mod names {
     pub const SPLICED: &str = "SPLICED";
     /// `XskMap` by [`xsk_slot`](super::xsk_slot): where the handshakes of spliced connections go.
     pub const XSKS: &str = "XSKS";
+    /// `RingBuf` of [`Answered`](super::Answered).
+    pub const ANSWERED: &str = "ANSWERED";
     /// `DevMap` by [`iface_slot`](super::iface_slot): where translated packets leave.
     pub const DEVICES: &str = "DEVICES";
     /// `ProgramArray`: the programs that judge packets of spliced connections.
@@ -167,8 +169,9 @@ pub struct Control {
     pub flow_seed: u64,
     /// Buckets of the flow table's index less one; 0 where nothing is spliced.
     pub flow_mask: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
+    /// Not 0 while the controller stops: only spliced connections are looked after then, and all
+    /// else is the kernel's, but for who returns a cookie.
+    pub stopping: u32,
 }
 
 /// One entry of the service table. All zero is an empty entry.
@@ -286,6 +289,26 @@ pub struct FragmentKey {
     pub reserved: u32,
 }
 
+/// Room for every SYN-ACK: Ethernet, two VLAN tags, IPv6, TCP and the options, bytes. A power of
+/// two.
+pub const ANSWERED_FRAME_MAX: usize = 128;
+
+/// SYN-ACKs that a CPU tells of in a second at most.
+pub const ANSWERED_PER_SECOND_MAX: u32 = 512;
+
+/// A SYN-ACK to a client of a spliced service, as it was sent.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Answered {
+    /// The interface that it left through, by its index.
+    pub ifindex: u32,
+    /// Length of the frame, bytes.
+    pub len: u32,
+    /// The frame; what is behind its end means nothing.
+    pub frame: [u8; ANSWERED_FRAME_MAX],
+}
+
+const _: () = assert!(size_of::<Answered>() == 136);
 const _: () = assert!(size_of::<Control>() == 80);
 const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 128);

@@ -114,6 +114,17 @@ impl Tuple {
         !to_itself && self.src.is_unicast_source()
     }
 
+    /// That of an answer.
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+        }
+    }
+
     /// Both ports in one word.
     #[inline(always)]
     pub const fn ports(&self) -> u32 {

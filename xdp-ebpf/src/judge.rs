@@ -124,6 +124,9 @@ fn judge_tcp(
         hand_over(case, &segment, entry.id, whole, JUMP_TO_TARGET);
         return Err(Verdict::EngineAbsent);
     }
+    if case.control.stopping != 0 {
+        return Ok(Verdict::NoService);
+    }
     match kind {
         Kind::Syn if !whole => Err(Verdict::FragmentSyn),
         Kind::Syn => judge_syn(case, packet, &segment, entry),

@@ -104,17 +104,11 @@ impl Attachment {
         })
     }
 
-    /// Detaches the XDP program: SYNs are no longer answered, but whoever was answered is still
-    /// admitted, until both are [detached](Self::detach).
-    pub fn stop_answering(&mut self) {
+    /// Detaches both programs.
+    pub fn detach(&mut self) {
         if let Some(xdp) = self.xdp.take() {
             xdp.detach();
         }
-    }
-
-    /// Detaches both programs.
-    pub fn detach(&mut self) {
-        self.stop_answering();
         if let Some(tc) = self.tc.take() {
             tc.detach();
         }

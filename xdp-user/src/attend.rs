@@ -104,15 +104,24 @@ impl Attended {
         leave
     }
 
-    /// Answers what can no longer be done.
-    pub async fn refuse(&mut self) -> Infallible {
+    /// Does what is due while levee stops, and answers what can no longer be done.
+    pub async fn stop(&mut self, shared: &Shared) -> Infallible {
+        let mut upkeep = Upkeep { shared, ticks: 0 };
+        let mut ticks = time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let stopping = anyhow!("levee is stopping");
-            match self.commands.recv().await {
-                Some(Command::Reload(asked)) => refuse(asked, stopping),
-                Some(Command::Upgrade(asked)) => refuse(asked, stopping),
-                Some(Command::Leave(asked)) => refuse(asked, stopping),
-                None => future::pending().await,
+            tokio::select! {
+                _ = ticks.tick() => {
+                    upkeep.tick();
+                    self.messages.flush();
+                }
+                command = self.commands.recv() => match command {
+                    Some(Command::Reload(asked)) => refuse(asked, stopping),
+                    Some(Command::Upgrade(asked)) => refuse(asked, stopping),
+                    Some(Command::Leave(asked)) => refuse(asked, stopping),
+                    None => future::pending().await,
+                }
             }
         }
     }
@@ -176,13 +185,7 @@ impl Upkeep<'_> {
 
     /// True when a new epoch of keys began.
     fn update(&self) -> Result<bool> {
-        let unix_s = startup::unix_s()?;
-        let uptime_s = self.shared.uptime_s() as u32;
-        let updated = self.shared.with(|running| {
-            running.measure(uptime_s)?;
-            running.protection.tick(unix_s, uptime_s)
-        });
-        updated.unwrap_or(Ok(false))
+        self.shared.tick(startup::unix_s()?)
     }
 
     fn check_links(&self) {

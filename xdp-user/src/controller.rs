@@ -37,6 +37,9 @@ use crate::{
 /// How long clients that were answered may still be admitted when levee stops: a round trip.
 pub const LINGER: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether spliced connections have ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
+
 /// How often it is looked whether somebody still waits for the splice thread.
 const SPLICER_LOOK: Duration = Duration::from_millis(5);
 
@@ -85,7 +88,7 @@ pub async fn run(config: Config, file: Option<PathBuf>, replace: bool) -> Result
     };
     tokio::select! {
         () = end => {}
-        never = attended.refuse() => match never {},
+        never = attended.stop(&shared) => match never {},
     }
     attended.messages.flush();
     started.doors.close().await;
@@ -195,51 +198,99 @@ async fn leave(
     }
 }
 
-/// Stops answering SYNs, lets those who were answered in, and waits for the proxy's connections to
-/// end. A signal ends every wait.
+/// Stops answering SYNs, lets those who were answered in, and waits for connections to end, of the
+/// proxy and spliced ones. A signal ends every wait.
 async fn stop(shared: &Shared, drain_timeout: Duration, signals: &mut StopSignals) {
     if !shared.stop_answering() {
         return;
-    }
-    if let Some(splicer) = shared.splice() {
-        end_spliced(&splicer).await;
     }
     let hurried = tokio::select! {
         () = time::sleep(LINGER) => false,
         () = signals.stop() => true,
     };
-    shared.detach();
-    log::info!("detached from all interfaces; the kernel answers SYNs itself again");
     let timeout = if hurried {
         Duration::ZERO
     } else {
         drain_timeout
     };
-    drain(shared, timeout, signals).await;
+    let end = Instant::now() + timeout;
+    let drained = async {
+        tokio::join!(drain_proxy(shared, end), drain_spliced(shared, end));
+    };
+    tokio::select! {
+        () = drained => {}
+        () = signals.stop() => {
+            let now = Instant::now();
+            tokio::join!(drain_proxy(shared, now), drain_spliced(shared, now));
+        }
+    }
 }
 
-/// Waits for the proxy's connections to end. A signal ends the wait.
+/// Waits for the proxy's connections to end, where the data path is another levee's. A signal ends
+/// the wait.
 async fn drain(shared: &Shared, timeout: Duration, signals: &mut StopSignals) {
+    tokio::select! {
+        () = drain_proxy(shared, Instant::now() + timeout) => {}
+        () = signals.stop() => drain_proxy(shared, Instant::now()).await,
+    }
+}
+
+/// Waits for the proxy's connections to end, and resets those that have not at `end`. Can be given
+/// up, and begun again with an earlier one.
+async fn drain_proxy(shared: &Shared, end: Instant) {
     let Some(proxy) = shared.proxy() else {
         return;
     };
     if proxy.connections() > 0 {
-        log::info!(
-            "the proxy has {} connection(s) left: waiting up to {} s for them to end",
-            proxy.connections(),
-            timeout.as_secs()
-        );
+        introduce_drain("the proxy", proxy.connections(), end);
     }
-    let report = tokio::select! {
-        report = proxy.drain(Instant::now() + timeout) => report,
-        () = signals.stop() => proxy.drain(Instant::now()).await,
-    };
+    let report = proxy.drain(end).await;
     if report.reset > 0 {
         log::warn!(
             "{} connection(s) of the proxy had not ended and were reset",
             report.reset
         );
     }
+}
+
+/// Waits for spliced connections to end, resets those that have not at `end`, and detaches. Can be
+/// given up, and begun again with an earlier one.
+async fn drain_spliced(shared: &Shared, end: Instant) {
+    if let Some(splicer) = shared.splice()
+        && let Err(error) = end_spliced(&splicer, end).await
+    {
+        log::error!("cannot end the spliced connections: {error:#}");
+    }
+    shared.detach();
+    log::info!("detached from all interfaces; the kernel answers SYNs itself again");
+}
+
+async fn end_spliced(splicer: &Splicer, end: Instant) -> Result<()> {
+    let mut left = splicer.thread.open().await?;
+    if left > 0 {
+        introduce_drain("splice mode", left, end);
+    }
+    while left > 0 && Instant::now() < end {
+        time::sleep(DRAIN_LOOK).await;
+        left = splicer.thread.open().await?;
+    }
+    // Also those that are over: nobody forwards their last packets any more.
+    let reason = CloseReason::DrainTimeout;
+    splicer.thread.end(&Filter::default(), reason).await?;
+    if left > 0 {
+        log::warn!("{left} spliced connection(s) had not ended and were reset");
+        // Whoever still sends is told once more, with the number that it expects.
+        time::sleep(LINGER).await;
+    }
+    Ok(())
+}
+
+fn introduce_drain(whose: &str, connections: u64, end: Instant) {
+    let left = end.saturating_duration_since(Instant::now());
+    log::info!(
+        "{whose} has {connections} connection(s) left: waiting up to {} s for them to end",
+        left.as_secs_f64().ceil()
+    );
 }
 
 /// Stops what opens spliced connections and takes them out again. The data path goes on with those
@@ -251,16 +302,6 @@ async fn stop_splicing(shared: &Shared) {
     // A client of the control socket may still be waiting for its answer.
     while Arc::strong_count(&splicer.thread) > 1 {
         time::sleep(SPLICER_LOOK).await;
-    }
-}
-
-/// Tells both ends of spliced connections that nobody forwards their packets any more.
-async fn end_spliced(splicer: &Splicer) {
-    let reason = CloseReason::DrainTimeout;
-    match splicer.thread.end(&Filter::default(), reason).await {
-        Ok(0) => {}
-        Ok(ended) => log::warn!("{ended} spliced connection(s) were reset"),
-        Err(error) => log::error!("cannot end the spliced connections: {error:#}"),
     }
 }
 

@@ -107,14 +107,23 @@ impl Object {
     }
 }
 
+/// Bytes of [`names::ANSWERED`], where something is spliced: as much as 28 CPUs may tell of in a
+/// quarter of a second.
+const ANSWERED_BYTES: u32 = 1 << 19;
+
 /// Entries of the maps that are as large as that many spliced connections need.
-fn sizes(flows: u32) -> [(&'static str, u32); 2] {
+fn sizes(flows: u32) -> [(&'static str, u32); 3] {
     // Flow 0 is none. Maps of no entries do not exist.
-    let buckets = match flows {
-        0 => 1,
-        flows => index::buckets(flows),
+    let (buckets, answered) = match flows {
+        // Of the ring, a page.
+        0 => (1, 1),
+        flows => (index::buckets(flows), ANSWERED_BYTES),
     };
-    [(names::FLOWS, flows + 1), (names::FLOW_INDEX, buckets)]
+    [
+        (names::FLOWS, flows + 1),
+        (names::FLOW_INDEX, buckets),
+        (names::ANSWERED, answered),
+    ]
 }
 
 /// The TC program of a loaded object.

@@ -85,7 +85,7 @@ impl Protection {
             clock_s: CLOCK_START_S,
             flow_seed: 0,
             flow_mask: 0,
-            reserved: 0,
+            stopping: 0,
         };
         datapath.set_control(&control)?;
         Ok(Self {
@@ -119,7 +119,10 @@ impl Protection {
         unix_s: u64,
         written: Instant,
     ) -> Result<Self> {
-        let control = datapath.control()?;
+        let control = Control {
+            stopping: 0,
+            ..datapath.control()?
+        };
         let table = Table::adopted(datapath.buckets()?, control.seeds, control.generation);
         let mut protection = Self {
             datapath,
@@ -171,6 +174,15 @@ impl Protection {
         let began = self.epoch != schedule.current;
         self.epoch = schedule.current;
         Ok(began)
+    }
+
+    /// Leaves all to the kernel from now on but spliced connections, and clients that were answered.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses the write.
+    pub fn stop(&mut self) -> Result<()> {
+        self.control.stopping = 1;
+        self.datapath.set_control(&self.control)
     }
 
     /// The keys in the data path.

@@ -170,8 +170,7 @@ impl Reloader {
         }
     }
 
-    /// Tells the splice thread the time and the keys, and the data path what has changed of the
-    /// services that are spliced: addresses of their backends, what these agree to, and that the
+    /// Tells splice thread and data path what has changed of the services that are spliced: addresses of their backends, what these agree to, and that the
     /// last connection of one that was removed is gone. To be called once a second.
     pub fn tick(&mut self) {
         if let Err(error) = self.attend_to_spliced() {
@@ -183,14 +182,9 @@ impl Reloader {
         let (Some(splicing), Some(splicer)) = (&mut self.splicing, self.shared.splice()) else {
             return Ok(());
         };
-        let control = self.shared.with(|running| *running.protection.control());
-        let Some(control) = control else {
-            return Ok(());
-        };
         let proven = splicer.spliced.proven();
-        self.shared.with(|running| running.spliced = proven);
-        splicer.thread.set_clock(control.clock_s);
-        splicer.thread.set_keys(control.keys);
+        let counted = self.shared.with(|running| running.spliced = proven);
+        counted.context("levee is stopping")?;
         let usage = splicer.thread.usage();
         splicing.drop_ended(usage);
         let pools = splicing.pools(Some(usage));

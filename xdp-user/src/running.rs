@@ -115,19 +115,11 @@ impl Running {
         self.pins.directory()
     }
 
-    /// Detaches the XDP programs: SYNs are no longer answered, but whoever was answered is still
-    /// admitted.
-    pub fn stop_answering(&mut self) {
-        for interface in &mut self.interfaces {
-            interface.attachment.stop_answering();
-            interface.attached = false;
-        }
-    }
-
     /// Detaches all programs; what they counted can still be told.
     pub fn detach(&mut self) {
         for interface in &mut self.interfaces {
             interface.attachment.detach();
+            interface.attached = false;
         }
         self.vlans.detach();
         if let Err(error) = self.pins.remove() {

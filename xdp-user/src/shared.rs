@@ -66,16 +66,41 @@ impl Shared {
         *self.lock() = State::Running(Box::new(running));
     }
 
-    /// Answers no SYN from now on; whoever was answered is still admitted. False when levee was not
-    /// running.
+    /// Answers no SYN from now on; whoever was answered is still admitted, and spliced connections go
+    /// on. False when levee was not running.
     pub fn stop_answering(&self) -> bool {
         let mut state = self.lock();
         let State::Running(mut running) = mem::replace(&mut *state, State::Stopping(None)) else {
             return false;
         };
-        running.stop_answering();
+        if let Err(error) = running.protection.stop() {
+            log::error!("cannot stop answering SYNs yet: {error:#}");
+        }
         *state = State::Stopping(Some(running));
         true
+    }
+
+    /// Puts keys and clock of the data path forward, also while levee stops, and has everything
+    /// counted that is counted by the second; `unix_s` is the time in seconds since the Unix epoch.
+    /// True when a new epoch of keys began.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses to tell, or a write.
+    pub fn tick(&self, unix_s: u64) -> Result<bool> {
+        let uptime_s = self.uptime_s() as u32;
+        let (began, control) = match &mut *self.lock() {
+            State::Running(running) | State::Stopping(Some(running)) => {
+                running.measure(uptime_s)?;
+                let began = running.protection.tick(unix_s, uptime_s)?;
+                (began, *running.protection.control())
+            }
+            State::Starting | State::Stopping(None) => return Ok(false),
+        };
+        if let Some(splicer) = self.splice() {
+            splicer.thread.set_clock(control.clock_s);
+            splicer.thread.set_keys(control.keys);
+        }
+        Ok(began)
     }
 
     /// Detaches everything from the interfaces of a levee that is stopping.

@@ -220,3 +220,16 @@ pub(crate) fn assert_turned_away(netns: &Netns, address: SocketAddr) {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     assert_reset(&stream);
 }
+
+/// A word each way on every connection.
+pub(crate) fn exchange(pairs: &[(TcpStream, TcpStream)], word: u8) {
+    let text = [word; 1000];
+    for (client, server) in pairs {
+        for (mut from, mut to) in [(client, server), (server, client)] {
+            let mut read = [0; 1000];
+            from.write_all(&text).unwrap();
+            to.read_exact(&mut read).unwrap();
+            assert_eq!(read, text);
+        }
+    }
+}

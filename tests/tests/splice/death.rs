@@ -2,7 +2,6 @@
 //! wait a moment.
 
 use std::{
-    io::{Read as _, Write as _},
     net::TcpStream,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -15,7 +14,7 @@ use levee_tests::{
     splice_lab::SpliceLab,
 };
 
-use crate::common::{Stage, addresses};
+use crate::common::{Stage, addresses, exchange};
 
 /// Segments that client and backend have sent again.
 fn repeated(lab: &SpliceLab) -> u64 {
@@ -26,17 +25,10 @@ fn repeated(lab: &SpliceLab) -> u64 {
 /// A word each way on every connection, over and over until `enough`, paced: nothing is sent again
 /// but what was lost.
 fn talk(pairs: &[(TcpStream, TcpStream)], enough: &AtomicBool) {
-    let mut text = [0_u8; 1000];
+    let mut number = 0_u8;
     while !enough.load(Relaxed) {
-        text[0] = text[0].wrapping_add(1);
-        for (client, server) in pairs {
-            for (mut from, mut to) in [(client, server), (server, client)] {
-                let mut read = [0; 1000];
-                from.write_all(&text).unwrap();
-                to.read_exact(&mut read).unwrap();
-                assert_eq!(read, text);
-            }
-        }
+        number = number.wrapping_add(1);
+        exchange(pairs, number);
         thread::sleep(Duration::from_millis(2));
     }
 }

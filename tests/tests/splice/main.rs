@@ -12,3 +12,4 @@ mod modes;
 mod mtu;
 mod options;
 mod serving;
+mod stopping;

@@ -195,6 +195,14 @@ impl Flow {
             }
         }
     }
+
+    /// Whether the connection is only there to wait for late segments: a new one may take its place
+    /// (RFC 9293 3.6.1, RFC 6191).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_over(&self) -> bool {
+        matches!(self.tcp_state(), FlowState::TimeWait | FlowState::Closed)
+    }
 }
 
 /// Whether this side has acknowledged everything before `seq`, in its own numbering (RFC 9293 3.4:

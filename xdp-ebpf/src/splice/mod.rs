@@ -3,6 +3,7 @@
 //! `levee_xdp` has parsed the packet and seen whose it is. Each direction is a program of its own,
 //! so that the verifier follows it on its own.
 
+mod answered;
 mod flows;
 mod forward;
 mod options;
@@ -13,7 +14,7 @@ use aya_ebpf::programs::XdpContext;
 use xdp_common::{
     abi::{Control, JUMP_HANDSHAKE, MODE_SPLICE},
     splice::{
-        flow::{CLIENT, Flow, FlowState, Hop, STATE_OPEN, TARGET},
+        flow::{CLIENT, Flow, Hop, STATE_OPEN, TARGET},
         icmp as error,
         index::SideKey,
         translate::{self, Rewrite},
@@ -78,7 +79,7 @@ fn is_over(entry: Entry) -> bool {
         seen: [entry.seen(CLIENT), entry.seen(TARGET)],
         ..*entry.flow()
     };
-    matches!(flow.tcp_state(), FlowState::TimeWait | FlowState::Closed)
+    flow.is_over()
 }
 
 /// Judges a segment from a client that has no connection.
@@ -89,12 +90,16 @@ pub(crate) fn begin(ctx: &XdpContext, subject: &mut Subject) -> Result<Verdict, 
     subject.service = Some(handover.place());
     subject.dst = segment.tuple.dst;
     match segment.kind()? {
+        Kind::Syn if case.control.stopping != 0 => Ok(Verdict::NoService),
         Kind::Syn if segment.tuple.is_answerable() => {
             let Tuple { dst, dst_port, .. } = segment.tuple;
             let entry = services::find(case.control, dst, dst_port).ok_or(Verdict::NoService)?;
             // With a window of zero, so that the client waits until a target has taken the
             // connection.
-            answer::syn(case, Packet::of_xdp(ctx), &segment, entry, 0)
+            let control = case.control;
+            let verdict = answer::syn(case, Packet::of_xdp(ctx), &segment, entry, 0)?;
+            answered::tell(ctx, control);
+            Ok(verdict)
         }
         Kind::Syn => Err(Verdict::SourceInvalid),
         Kind::Ack if returns_cookie(case.control, &case.scratch.handover) => steer::to_engine(ctx),

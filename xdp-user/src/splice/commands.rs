@@ -13,7 +13,7 @@ use crate::{
     },
     proxy::info::{Filter, Listing},
 };
-use xdp_common::splice::flow::{Flow, FlowState, STATE_OPEN};
+use xdp_common::splice::flow::{Flow, STATE_OPEN};
 
 /// Flows that are looked at before frames have their turn again.
 const PIECE: u32 = 1 << 13;
@@ -23,6 +23,8 @@ const PIECE: u32 = 1 << 13;
 pub(super) enum Command {
     /// Which flows there are; at most so many with details.
     List(Filter, usize, oneshot::Sender<Listing>),
+    /// How many flows are not over.
+    Open(oneshot::Sender<u64>),
     /// Ends flows with a RST to both ends, and tells how many.
     End(Filter, CloseReason, oneshot::Sender<u64>),
 }
@@ -55,8 +57,9 @@ impl Job {
         let range = self.next..self.next.saturating_add(PIECE);
         self.next = range.end;
         let (filter, rows_max) = match &self.command {
-            Command::List(filter, max, _) => (filter, *max),
-            Command::End(filter, ..) => (filter, 0),
+            Command::List(filter, max, _) => (Some(filter), *max),
+            Command::End(filter, ..) => (Some(filter), 0),
+            Command::Open(_) => (None, 0),
         };
         let surroundings = Surroundings {
             clock_s,
@@ -66,7 +69,11 @@ impl Job {
         let listing = &mut self.listing;
         let mut selected: Vec<(FlowId, Flow)> = Vec::new();
         realm.table.scan(range, |id, flow| {
-            if realm.ending.contains(id) || !surroundings.selects(filter, id, flow) {
+            let fits = match filter {
+                Some(filter) => surroundings.selects(filter, id, flow),
+                None => !flow.is_over(),
+            };
+            if realm.ending.contains(id) || !fits {
                 return;
             }
             listing.matched += 1;
@@ -79,8 +86,7 @@ impl Job {
             for (id, flow) in selected {
                 if flow.state == STATE_OPEN {
                     // One that is over has nobody left to be told.
-                    let over = matches!(flow.tcp_state(), FlowState::TimeWait | FlowState::Closed);
-                    realm.end(id, reason, !over);
+                    realm.end(id, reason, !flow.is_over());
                 } else {
                     handshakes.abort(realm.now, id, realm);
                 }
@@ -98,7 +104,9 @@ impl Job {
         let listing = mem::take(&mut self.listing);
         match self.command {
             Command::List(_, _, answer) => drop(answer.send(listing)),
-            Command::End(_, _, answer) => drop(answer.send(listing.matched)),
+            Command::Open(answer) | Command::End(_, _, answer) => {
+                answer.send(listing.matched).ok();
+            }
         }
     }
 }

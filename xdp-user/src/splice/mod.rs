@@ -6,6 +6,7 @@
 //! services there are, by values that are replaced whole; questions that need an answer go through a
 //! bounded queue.
 
+mod answers;
 mod commands;
 mod ending;
 mod links;
@@ -27,12 +28,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{MapData, XskMap};
+use aya::maps::{MapData, RingBuf, XskMap};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 use xdp_common::{cookie::Key, splice::index::buckets};
 
-use self::{commands::Command, ending::Ending, links::Links, thread::Thread, world::Realm};
+use self::{
+    answers::Answers, commands::Command, ending::Ending, links::Links, thread::Thread, world::Realm,
+};
 use crate::{
     engine::{Tick, handshake::Handshakes, reason::CloseReason},
     flows::{Adoption, Table, Usage, memory::Mapped},
@@ -66,6 +69,8 @@ pub struct Maps {
     pub flow_seed: u64,
     /// `XSKS`.
     pub xsks: XskMap<MapData>,
+    /// `ANSWERED`.
+    pub answered: RingBuf<MapData>,
 }
 
 /// What a thread starts with.
@@ -147,7 +152,15 @@ impl Splice {
         };
         realm.learn();
         let (commands, queue) = sync_channel(COMMANDS_MAX);
-        let thread = Thread::new(realm, handshakes, Arc::clone(&shared), queue, started);
+        let answers = Answers::new(maps.answered);
+        let thread = Thread::new(
+            realm,
+            handshakes,
+            answers,
+            Arc::clone(&shared),
+            queue,
+            started,
+        );
         Ok(Self {
             shared,
             usage,
@@ -200,6 +213,14 @@ impl Splice {
     pub async fn list(&self, filter: &Filter, max: usize) -> Result<Listing> {
         self.ask(|answer| Command::List(filter.clone(), max, answer))
             .await
+    }
+
+    /// Connections now that are not over, with handshakes in progress.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn open(&self) -> Result<u64> {
+        self.ask(Command::Open).await
     }
 
     /// Ends the connections that `filter` selects, for this reason, with a RST to both ends. Returns

@@ -14,10 +14,11 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use xdp_common::{abi::SERVICES_MAX, cookie::Key, splice::flow::STATE_PENDING};
+use xdp_common::{abi::SERVICES_MAX, cookie::Key, splice::flow::STATE_PENDING, wire::tcp::Kind};
 
 use super::{
     Shared,
+    answers::Answers,
     commands::{Command, Job},
     sweep::Sweep,
     world::Realm,
@@ -31,7 +32,8 @@ use crate::{
     splicing::stats::{STATES, state_index},
 };
 
-/// The longest wait for something to happen, milliseconds: counters are passed on each time.
+/// The longest wait for something to happen, milliseconds: counters are passed on each time, and
+/// the data path's ring is read.
 const WAIT_MAX_MS: u64 = 250;
 
 /// The wait before frames that the kernel refused are tried again, milliseconds.
@@ -61,6 +63,7 @@ pub(super) struct Thread {
     pub(super) started: Instant,
     keys: Arc<[Key; 2]>,
     keys_version: u32,
+    answers: Answers,
     job: Option<Job>,
     sweep: Sweep,
     /// What the round that goes on has found, by service.
@@ -74,6 +77,7 @@ impl Thread {
     pub(super) fn new(
         realm: Realm,
         handshakes: Handshakes,
+        answers: Answers,
         shared: Arc<Shared>,
         commands: Receiver<Command>,
         started: Instant,
@@ -85,6 +89,7 @@ impl Thread {
             keys_version: 0,
             realm,
             handshakes,
+            answers,
             shared,
             commands,
             started,
@@ -101,6 +106,7 @@ impl Thread {
             self.take_note(now);
             let more = self.receive(now);
             self.handshakes.expire(now, &mut self.realm);
+            self.answers.expire(now, &mut self.realm);
             self.realm.close_ended();
             self.sweep(now);
             if !self.obey() {
@@ -146,7 +152,11 @@ impl Thread {
                 Err(_) => stats.unreadable.count(),
             }
         });
+        self.answers.read(now);
         for segment in segments.drain(..) {
+            if segment.kind != Kind::Syn {
+                self.answers.heard_of(&segment.tuple);
+            }
             if !self.realm.answer_ended(&segment) {
                 self.handshakes.receive(now, &segment, &mut self.realm);
             }
@@ -255,7 +265,12 @@ impl Thread {
         }
         let is_empty = self.realm.table.end() == 1;
         let sweep = (!is_empty).then(|| self.sweep.due());
-        let due = [sweep, self.handshakes.next(), self.realm.ending.due()];
+        let due = [
+            sweep,
+            self.handshakes.next(),
+            self.answers.next(),
+            self.realm.ending.due(),
+        ];
         let due = due.into_iter().flatten().min();
         due.map_or(WAIT_MAX_MS, |due| due.since(now).min(WAIT_MAX_MS))
     }

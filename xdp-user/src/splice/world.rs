@@ -120,6 +120,17 @@ impl Realm {
         self.table.find(side)
     }
 
+    /// Sends a frame through an interface.
+    pub(super) fn transmit(&mut self, ifindex: u32, frame: &[u8]) {
+        let taken = self.links.send(ifindex, frame);
+        let counter = if taken {
+            &self.stats.sent
+        } else {
+            &self.stats.send_failed
+        };
+        counter.count();
+    }
+
     /// Sends a RST to both ends of a flow, as far as it is known what they would take and how to
     /// reach them.
     fn reset(&mut self, flow: &Flow) {
@@ -207,13 +218,7 @@ impl World for Realm {
     fn send(&mut self, segment: &Outgoing) {
         let mut frame = [0; FRAME_MAX];
         let len = segment.emit(&mut frame);
-        let taken = self.links.send(segment.hop.ifindex, &frame[..len]);
-        let counter = if taken {
-            &self.stats.sent
-        } else {
-            &self.stats.send_failed
-        };
-        counter.count();
+        self.transmit(segment.hop.ifindex, &frame[..len]);
     }
 
     fn attempted(&mut self, service: u16, choice: &Choice, result: Result<(), ConnectError>) {

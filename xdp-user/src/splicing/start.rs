@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
-    maps::{DevMap, Map, XskMap},
+    maps::{DevMap, Map, MapError},
 };
 use xdp_common::{
     abi::{iface_slot, names},
@@ -96,7 +96,8 @@ impl Splicing {
                 index: take_fd(ebpf, names::FLOW_INDEX)?,
                 flow_count: flows_max + 1,
                 flow_seed,
-                xsks: take_xsks(ebpf)?,
+                xsks: take_map(ebpf, names::XSKS)?,
+                answered: take_map(ebpf, names::ANSWERED)?,
             },
             links: links.to_vec(),
             director: Director::new(
@@ -152,8 +153,7 @@ fn take_fd(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd> {
     }
 }
 
-fn take_xsks(ebpf: &mut Ebpf) -> Result<XskMap<aya::maps::MapData>> {
-    let map = ebpf.take_map(names::XSKS);
-    let map = map.with_context(|| missing(names::XSKS))?;
-    XskMap::try_from(map).with_context(|| "the map XSKS is not what levee expects".to_owned())
+fn take_map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T> {
+    let map = ebpf.take_map(name).with_context(|| missing(name))?;
+    T::try_from(map).with_context(|| format!("the map {name} is not what levee expects"))
 }

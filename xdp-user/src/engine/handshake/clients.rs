@@ -9,7 +9,6 @@ use super::{
     Handshakes,
     client::Client,
     effects::{Flows as _, Service, World},
-    opening,
     outcome::{Notice, Outcome},
     received::Received,
     segments,
@@ -61,7 +60,7 @@ impl Handshakes {
     /// The client of a new connection that takes the place of `old`, which is over. A late copy of
     /// the segment that opened the old one holds a valid cookie as well.
     fn successor(&self, segment: &Received, service: &Service, old: &Flow) -> Option<Client> {
-        if !opening::is_over(old) {
+        if !old.is_over() {
             return None;
         }
         self.proven(segment, service)

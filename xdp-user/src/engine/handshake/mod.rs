@@ -9,7 +9,7 @@
 //!
 //! | lost | who notices |
 //! |---|---|
-//! | the client's ACK of the cookie | the client's data, or its probe of the zero window, is as good |
+//! | the client's ACK of the cookie | the client's data, or its probe of the zero window, is as good; to one that is silent the SYN-ACK is sent again ([`answered`]) |
 //! | the SYN to the target, or its SYN-ACK | levee sends the SYN again |
 //! | the ACK to the target | the target repeats its SYN-ACK; the flow is open then, so it goes to the client, which answers it as every client does whose ACK was lost (RFC 9293 3.10.7.4) |
 //! | the window update | the client probes the window; the data path takes the probe to the target, whose answer opens it |
@@ -23,6 +23,7 @@
 //! was opened, and is treated as lost.
 
 mod agreement;
+pub mod answered;
 mod attempt;
 mod client;
 mod clients;

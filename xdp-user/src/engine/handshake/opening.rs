@@ -1,7 +1,7 @@
 //! A flow for a client and the next target.
 
 use xdp_common::{
-    splice::flow::{CLIENT, Flow, FlowState, MARK_ACKED, Seen, TARGET},
+    splice::flow::{CLIENT, Flow, MARK_ACKED, Seen, TARGET},
     tuple::Addr,
 };
 
@@ -75,7 +75,7 @@ fn open(
         match world.flows_mut().open(&flow) {
             Ok(id) => return Ok((id, source)),
             Err(OpenError::TargetInUse(other)) => {
-                if over.is_none() && is_over(&world.flows().get(other)) {
+                if over.is_none() && world.flows().get(other).is_over() {
                     over = Some((other, flow));
                 }
             }
@@ -95,12 +95,6 @@ fn open(
         Err(OpenError::Full) => Err(Outcome::TableFull),
         Err(_) => Err(Outcome::IndexFull),
     }
-}
-
-/// Whether a flow is only there to wait for late segments: a new connection may take its place
-/// (RFC 9293 3.6.1, RFC 6191).
-pub(super) fn is_over(flow: &Flow) -> bool {
-    matches!(flow.tcp_state(), FlowState::TimeWait | FlowState::Closed)
 }
 
 fn pending(client: &Client, service: &Service, choice: &Choice, source: (Addr, u16)) -> Flow {

@@ -53,6 +53,8 @@ impl Outcome {
 labels! {
     /// What happens in handshakes besides their ends.
     Notice {
+        /// A SYN-ACK to a client was sent again, because no ACK of it came.
+        SynAckRepeated = "syn_ack_repeated",
         /// A SYN to a target was sent again.
         SynRetransmitted = "syn_retransmitted",
         /// Another target was tried after one failed.

@@ -201,7 +201,7 @@ mod tests {
                 }),
             };
             for family in [Family::V4, Family::V6] {
-                for tags in [[0, 0], [0x8100_2005, 0], [0x88a8_0007, 0x8100_0fff]] {
+                for tags in [[0, 0], [0x8100_0005, 0], [0x88a8_0007, 0x8100_0fff]] {
                     all.push(segment(family, tags, options));
                 }
             }

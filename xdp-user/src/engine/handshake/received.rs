@@ -7,7 +7,7 @@ use xdp_common::{
     wire::{
         Datagram, Fragment, Frame,
         checksum::Sum,
-        eth::{self, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, EthHeader, VlanTag},
+        eth::{self, ETH_P_IP, ETH_P_IPV6},
         ipv4, ipv6,
         tcp::{self, Flags, Kind, Segment, TcpHeader},
         tcp_options::{self, TcpOptions},
@@ -74,7 +74,7 @@ impl Received {
             return Err(Unreadable::Checksum);
         }
         Ok(Self {
-            hop: reversed(frame, ifindex).ok_or(Unreadable::Header)?,
+            hop: Hop::back(frame, l3, ifindex).ok_or(Unreadable::Header)?,
             family,
             tuple: segment.tuple,
             kind: segment.kind().map_err(|_| Unreadable::Flags)?,
@@ -105,27 +105,4 @@ fn word_of(bytes: &[u8]) -> u32 {
     let mut word = [0; 4];
     word[..bytes.len()].copy_from_slice(bytes);
     u32::from_ne_bytes(word)
-}
-
-/// The way a frame came, back.
-fn reversed(frame: &[u8], ifindex: u32) -> Option<Hop> {
-    let header: &EthHeader = Frame::get(frame, 0)?;
-    let mut hop = Hop {
-        ifindex,
-        dst_mac: header.src,
-        src_mac: header.dst,
-        ..Hop::default()
-    };
-    let mut ether_type = header.ether_type.get();
-    let mut offset = size_of::<EthHeader>();
-    for tag in &mut hop.tags {
-        if ether_type != ETH_P_8021Q && ether_type != ETH_P_8021AD {
-            break;
-        }
-        let found: &VlanTag = Frame::get(frame, offset)?;
-        *tag = u32::from(ether_type) << 16 | u32::from(found.tci.get());
-        ether_type = found.ether_type.get();
-        offset += size_of::<VlanTag>();
-    }
-    Some(hop)
 }

@@ -166,7 +166,7 @@ impl Endpoint {
         stack: Stack,
         now_us: u64,
     ) -> Self {
-        let tuple = reversed(&syn.tuple);
+        let tuple = syn.tuple.reversed();
         let mut end = Self::new(connection, tuple, iss, script, stack);
         end.state = State::SynReceived;
         end.first_clock = end.clock(now_us);
@@ -265,15 +265,6 @@ impl Endpoint {
     }
 }
 
-pub(super) const fn reversed(tuple: &Tuple) -> Tuple {
-    Tuple {
-        src: tuple.dst,
-        dst: tuple.src,
-        src_port: tuple.dst_port,
-        dst_port: tuple.src_port,
-    }
-}
-
 /// What an end without a connection says (RFC 9293 3.10.7.1).
 pub(super) fn refuse(packet: &Packet) -> Option<Packet> {
     if packet.has(Flags::RST) {
@@ -287,7 +278,7 @@ pub(super) fn refuse(packet: &Packet) -> Option<Packet> {
     };
     Some(Packet {
         connection: packet.connection,
-        tuple: reversed(&packet.tuple),
+        tuple: packet.tuple.reversed(),
         seq,
         ack,
         flags,

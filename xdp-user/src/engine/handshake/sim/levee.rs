@@ -19,7 +19,7 @@ use xdp_common::{
 use zerocopy::transmute;
 
 use super::{
-    endpoint::{Place, reversed},
+    endpoint::Place,
     packet::{HOP, Packet},
 };
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
         Tick,
         balancer::BackendSet,
         handshake::{
+            answered::Answered,
             effects::{Choice, FlowId, Flows, Service, World},
             outcome::{Notice, Outcome},
             outgoing::Outgoing,
@@ -78,6 +79,8 @@ pub(super) struct Levee {
     pub(super) notices: [u64; Notice::COUNT],
     pub(super) failed: [u64; ConnectError::COUNT],
     pub(super) clock_s: u32,
+    /// SYN-ACKs that may have to be sent again.
+    pub(super) answered: Answered<Packet>,
 }
 
 impl Levee {
@@ -116,10 +119,7 @@ impl Levee {
         let Some(id) = self.flows.find(side) else {
             return self.of_no_flow(kind, packet, now_us);
         };
-        let over = matches!(
-            self.flows.get(id).tcp_state(),
-            FlowState::TimeWait | FlowState::Closed
-        );
+        let over = self.flows.get(id).is_over();
         if over && let Some(answer) = self.of_no_flow(kind, packet, now_us) {
             return Some(answer);
         }
@@ -152,9 +152,14 @@ impl Levee {
         Some(flow)
     }
 
-    fn of_no_flow(&self, kind: Kind, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
+    fn of_no_flow(&mut self, kind: Kind, packet: &Packet, now_us: u64) -> Option<(To, Packet)> {
         match kind {
-            Kind::Syn => Some((To::Client, self.syn_ack(packet, now_us))),
+            Kind::Syn => {
+                let syn_ack = self.syn_ack(packet, now_us);
+                let now = Tick(now_us / 1000);
+                assert!(self.answered.enter(now, &packet.tuple, syn_ack));
+                Some((To::Client, syn_ack))
+            }
             Kind::Ack => has_cookie(packet).then_some((To::Engine, *packet)),
             Kind::SynAck | Kind::Rst => None,
         }
@@ -175,7 +180,7 @@ impl Levee {
         let theirs = syn.options.timestamps.filter(|_| may(OFFER_TIMESTAMPS));
         Packet {
             connection: syn.connection,
-            tuple: reversed(&syn.tuple),
+            tuple: syn.tuple.reversed(),
             seq: cookie.isn,
             ack: syn.seq.wrapping_add(1),
             flags: Flags::SYN.with(Flags::ACK),
@@ -192,6 +197,13 @@ impl Levee {
             len: 0,
             offset: 0,
         }
+    }
+
+    /// Sends the SYN-ACKs again whose time it is.
+    pub(super) fn repeat(&mut self, now: Tick) {
+        let sent = &mut self.sent;
+        self.answered
+            .expire(now, |syn_ack| sent.push((To::Client, *syn_ack)));
     }
 
     /// Address and port of the client behind a packet to a target, as the table knows them.

@@ -65,6 +65,10 @@ impl Packet {
         self.flags.has(flags)
     }
 
+    pub(super) const fn is_syn(&self) -> bool {
+        self.has(Flags::SYN) && !self.has(Flags::ACK)
+    }
+
     /// The sequence numbers that it takes (RFC 9293 3.4).
     pub(super) fn sequence_len(&self) -> u32 {
         self.len + u32::from(self.has(Flags::SYN)) + u32::from(self.has(Flags::FIN))

@@ -85,7 +85,6 @@ impl Sim {
             client: Node::new(end),
             servers: Vec::new(),
             lost: 0,
-            lost_first_ack: false,
             started_us: self.now_us,
         });
         self.settle(number, None);

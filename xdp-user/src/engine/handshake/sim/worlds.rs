@@ -14,6 +14,7 @@ use super::{
 use crate::{
     engine::{
         handshake::{
+            answered::Answered,
             effects::Service,
             outcome::{Notice, Outcome},
         },
@@ -86,6 +87,7 @@ impl Sim {
                 notices: [0; Notice::COUNT],
                 failed: [0; ConnectError::COUNT],
                 clock_s: 1,
+                answered: Answered::default(),
             },
             habits: habits.to_vec(),
             stack,
