@@ -6,5 +6,6 @@ pub mod handshakes;
 mod host;
 mod median;
 pub mod proxy;
+mod restored;
 mod search;
 pub mod splice;

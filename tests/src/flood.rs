@@ -36,10 +36,10 @@ pub const DURATION_MAX: Duration = Duration::from_secs(60);
 
 /// Calls of the generator between two flushes of what it sent: well under the 256 slots of veth's
 /// receive ring.
-const BATCH: u32 = 64;
+pub(crate) const BATCH: u32 = 64;
 
 /// Calls of the generator per system call, which bounds how late a stop takes effect (some 10 ms).
-const CALLS: u32 = 65_536;
+pub(crate) const CALLS: u32 = 65_536;
 
 /// Behind client and server, but not starved by whatever else a machine does.
 const GENERATOR_NICE: i32 = 5;
@@ -195,7 +195,7 @@ impl Drop for Flood {
 /// Puts the calling thread where the generator must run: in the sender's namespace, on the sender's
 /// CPU, and behind everyone else: what it takes from the CPU it must not take from the client and
 /// the server, which on a real network do not share one with the attacker.
-fn settle(netns: &Netns) -> Result<()> {
+pub(crate) fn settle(netns: &Netns) -> Result<()> {
     netns.enter()?;
     set_nice(gettid(), GENERATOR_NICE)?;
     match busy_cpus() {

@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use aya::programs::XdpMode;
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -40,6 +40,11 @@ pub const INSIDE: &str = "eth1";
 /// IPv4 addresses that the client has besides [`CLIENT`].
 pub const MORE_CLIENTS: u8 = 32;
 
+/// The client's MAC address.
+pub const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x78, 0x02];
+/// The MAC address of the proxy's interface towards clients.
+pub const PROXY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x78, 0x01];
+
 const MTU: u32 = 1500;
 const SETTINGS: [(&str, &str); 6] = [
     ("net.ipv4.ip_forward", "1"),
@@ -50,6 +55,10 @@ const SETTINGS: [(&str, &str); 6] = [
     ("net.core.somaxconn", "4096"),
     ("net.ipv4.tcp_max_syn_backlog", "4096"),
 ];
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
 
 const fn pair(v4: Ipv4Addr, net: u16, subnet: u16, host: u16) -> [IpAddr; 2] {
     let v6 = Ipv6Addr::new(0xfd00 + net, subnet, 0, 0, 0, 0, 0, host);
@@ -83,7 +92,8 @@ pub struct ProxyLab {
     /// Kernel threads that receive for the proxy's interfaces.
     pub receivers: Vec<Pid>,
     scratch: TempDir,
-    _pass: Vec<Object>,
+    /// The programs without which an interface takes no redirected frame.
+    programs: Vec<Object>,
 }
 
 impl ProxyLab {
@@ -120,9 +130,10 @@ impl ProxyLab {
             receive,
         };
         let [outer, inner] = links.receive();
+        let [client_mac, proxy_mac] = [CLIENT_MAC, PROXY_MAC].map(mac);
         let [_, outside] = veth(
-            end(&client, INTERFACE, "02:00:00:00:78:02", outer),
-            end(&proxy, INTERFACE, "02:00:00:00:78:01", inner),
+            end(&client, INTERFACE, &client_mac, outer),
+            end(&proxy, INTERFACE, &proxy_mac, inner),
             MTU,
         )?;
         let [_, inside] = veth(
@@ -164,7 +175,7 @@ impl ProxyLab {
             backend,
             receivers: [outside, inside].concat(),
             scratch,
-            _pass: pass,
+            programs: pass,
         })
     }
 
@@ -172,6 +183,21 @@ impl ProxyLab {
     #[must_use]
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// Has the backend drop all frames as they come, or take them again.
+    ///
+    /// # Errors
+    /// Fails but with [`Links::Forwarding`], and when the program cannot be attached.
+    pub fn set_backend_drops(&mut self, drops: bool) -> Result<()> {
+        let [_, backend] = &mut self.programs[..] else {
+            bail!("the backend has no XDP program");
+        };
+        // The interface has room for one: the former goes first.
+        *backend = Object::load(&[])?;
+        let name = if drops { "lab_drop" } else { "lab_pass" };
+        backend.attach_xdp(&self.backend, INTERFACE, name, XdpMode::Driver)?;
+        Ok(())
     }
 }
 

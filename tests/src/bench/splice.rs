@@ -6,6 +6,7 @@
 //! backend leaves them more. `…_cpu` is the CPU time of what stands between them: its process and
 //! the threads that receive for its interfaces, where forwarding is done.
 mod open_loop;
+mod packets;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -136,6 +137,7 @@ impl Bench {
             self.bulk(&format!("bulk_{streams}_{way}"), transfer, results)?;
         }
         interrupt.check()?;
+        self.packets(seconds, results)?;
         self.requests(seconds, results)?;
         self.steady(seconds, results)?;
         let best = self.search(interrupt)?;
@@ -161,6 +163,18 @@ impl Bench {
         keep(&format!("{scenario}_cpu"), per_gigabyte, "s per GB");
         let retransmits = done.retransmits as f64;
         keep(&format!("{scenario}_retransmits"), retransmits, "segments");
+        Ok(())
+    }
+
+    /// Packets through what forwards packets.
+    fn packets(&mut self, seconds: u32, results: &mut Results) -> Result<()> {
+        if !matches!(self.system, System::Direct | System::Splice) {
+            return Ok(());
+        }
+        let length = Duration::from_secs(seconds.into());
+        let target = self.target(REQUESTS);
+        let rate = packets::forwarded(&mut self.lab, target, length)?;
+        results.add("packets", self.system, rate, "packets/s");
         Ok(())
     }
 

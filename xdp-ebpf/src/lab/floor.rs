@@ -1,5 +1,7 @@
 //! Programs that do next to nothing: the floors that benchmarks compare with.
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    Global, bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext,
+};
 
 use crate::frame::swap_macs;
 
@@ -22,4 +24,15 @@ pub(crate) fn lab_tx(ctx: XdpContext) -> u32 {
         Some(()) => xdp_action::XDP_TX,
         None => xdp_action::XDP_DROP,
     }
+}
+
+/// Where [`lab_out`] sends frames, an interface index in the namespace of the caller.
+#[unsafe(no_mangle)]
+static OUT_IFINDEX: Global<u32> = Global::new(0);
+
+/// Sends the frame out.
+#[xdp]
+pub(crate) fn lab_out(_ctx: XdpContext) -> u32 {
+    // SAFETY: a plain helper call without pointers.
+    unsafe { bpf_redirect(OUT_IFINDEX.load(), 0) as u32 }
 }

@@ -10,6 +10,7 @@ use xdp_common::{
 };
 
 use crate::{
+    bench::restored::Spread,
     fixtures::{self, flag, given, spliced},
     netns::Netns,
     packet::Packet,
@@ -38,15 +39,6 @@ pub(super) enum Which {
     Spliced,
     /// One with [`MANY`] spliced connections.
     Crowded,
-}
-
-/// An IPv4 address that is moved by a random number, so that every packet is of another connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Spread {
-    /// Its offset in the frame; 0 for none.
-    pub(super) at: u32,
-    /// The most that it is moved by.
-    pub(super) mask: u32,
 }
 
 /// Spliced connections in the table, a power of two.

@@ -1,17 +1,10 @@
 //! Programs to time.
-use anyhow::{Context as _, Result, ensure};
-use aya::{
-    maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
-};
+use anyhow::{Result, ensure};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use xdp_common::verdict::Action;
 
-use super::paths::{Path, Spread};
-use crate::{
-    abi::restore::{FRAME_BYTES_MAX, FRAME_WORDS},
-    fixtures::rig::Rig,
-    object::Object,
-};
+use super::paths::Path;
+use crate::{bench::restored::Restored, fixtures::rig::Rig, object::Object};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -60,9 +53,10 @@ impl Subject {
     pub(super) fn prepare(path: Path, rig: &mut Rig, floors: &mut Floors) -> Result<Self> {
         let restored = if path.is_changed() {
             let floor = floors.object.xdp("lab_tx")?.fd()?;
+            let (frame, spread) = (&path.frame, path.spread.unwrap_or_default());
             Some([
-                Restored::new(&path, rig.program()?.fd()?)?,
-                Restored::new(&path, floor)?,
+                Restored::new(frame, spread, rig.program()?.fd()?)?,
+                Restored::new(frame, spread, floor)?,
             ])
         } else {
             None
@@ -88,8 +82,8 @@ impl Subject {
         let frame = &self.path.frame;
         if let Some([levee, floor]) = &mut self.restored {
             return Ok(Time {
-                ns: levee.time(frame, repeat)?,
-                restored_floor_ns: Some(floor.time(frame, repeat)?),
+                ns: time(levee.program()?, frame, XDP_TX, repeat)?,
+                restored_floor_ns: Some(time(floor.program()?, frame, XDP_TX, repeat)?),
             });
         }
         let action = match self.path.verdict.action() {
@@ -102,59 +96,6 @@ impl Subject {
             ns: time(rig.program()?, frame, action, repeat)?,
             restored_floor_ns: None,
         })
-    }
-}
-
-/// A program behind one that restores the packet.
-struct Restored {
-    object: Object,
-    /// Kept, for the kernel empties a program array that no process holds.
-    _program: ProgramArray<MapData>,
-}
-
-impl Restored {
-    fn new(path: &Path, program: &ProgramFd) -> Result<Self> {
-        let frame = &path.frame;
-        ensure!(
-            frame.len() <= FRAME_BYTES_MAX,
-            "a frame of {} bytes cannot be restored, only up to {FRAME_BYTES_MAX}",
-            frame.len()
-        );
-        let Spread { at, mask } = path.spread.unwrap_or_default();
-        let mut object = Object::load(&[
-            ("RESTORE_LENGTH", frame.len() as u32),
-            ("RESTORE_SPREAD_AT", at),
-            ("RESTORE_SPREAD_MASK", mask),
-        ])?;
-        let mut words = [0_u64; FRAME_WORDS];
-        for (word, bytes) in words.iter_mut().zip(frame.chunks(8)) {
-            let mut whole = [0; 8];
-            whole[..bytes.len()].copy_from_slice(bytes);
-            *word = u64::from_ne_bytes(whole);
-        }
-        let map = |name| format!("the lab's object has no map {name}");
-        let ebpf = object.ebpf();
-        let mut frames: Array<_, [u64; FRAME_WORDS]> = ebpf
-            .map_mut("RESTORE_FRAME")
-            .with_context(|| map("RESTORE_FRAME"))?
-            .try_into()?;
-        frames.set(0, words, 0)?;
-        let mut programs: ProgramArray<MapData> = ebpf
-            .take_map("RESTORE_PROGRAM")
-            .with_context(|| map("RESTORE_PROGRAM"))?
-            .try_into()?;
-        object.xdp("lab_restore")?;
-        programs
-            .set(0, program, 0)
-            .context("the kernel does not let lab_restore tail-call the program under test")?;
-        Ok(Self {
-            object,
-            _program: programs,
-        })
-    }
-
-    fn time(&mut self, frame: &[u8], repeat: u32) -> Result<f64> {
-        time(self.object.xdp("lab_restore")?, frame, XDP_TX, repeat)
     }
 }
 
