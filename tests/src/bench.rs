@@ -2,7 +2,7 @@
 pub mod datapath;
 pub mod flood;
 pub mod flows;
-pub mod handshakes;
+mod handshakes;
 mod host;
 mod median;
 pub mod proxy;

@@ -29,7 +29,7 @@ use xdp_common::{
     tuple::Addr,
 };
 
-use super::{host::Host, median::median};
+use super::{handshakes, host::Host, median::median};
 use crate::interrupt::Interrupt;
 
 /// What the user may choose.
@@ -167,6 +167,11 @@ fn measure(connections: u32) -> Result<Vec<Row>> {
             "sweep_cpu_at_a_round_per_second",
             sweep_ms / 10.0,
             "% of a CPU",
+        ),
+        (
+            "handshakes_without_io",
+            handshakes::measure()?,
+            "per second of a CPU",
         ),
     ];
     let rows = rows.into_iter();

@@ -59,7 +59,7 @@ type Frame = ([u8; FRAME_MAX], usize);
 ///
 /// # Errors
 /// Fails when not all of them are opened.
-pub fn measure() -> Result<f64> {
+pub(super) fn measure() -> Result<f64> {
     let clients: Vec<_> = (0..CONNECTIONS).map(cookie_ack).collect();
     let answers: Vec<_> = (0..CONNECTIONS).map(syn_ack).collect();
     let flow_count = CONNECTIONS + 1;

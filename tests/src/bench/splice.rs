@@ -142,7 +142,7 @@ impl Bench {
         self.steady(seconds, results)?;
         let best = self.search(interrupt)?;
         results.add("connections", self.system, best, "connections/s");
-        Ok(())
+        self.at_best(best as u64, results)
     }
 
     fn bulk(&self, scenario: &str, transfer: Transfer, results: &mut Results) -> Result<()> {
@@ -257,6 +257,21 @@ impl Bench {
             search.record(rung, trial);
         }
         Ok(search.best)
+    }
+
+    /// What the process takes of a CPU for a connection at the highest rate. Of a levee that splices,
+    /// that is its handshakes, from AF_XDP to AF_XDP.
+    fn at_best(&mut self, rate: u64, results: &mut Results) -> Result<()> {
+        if self.running.id().is_none() {
+            return Ok(());
+        }
+        let before = self.usage()?;
+        let opened = self.open(REQUESTS, Kind::Request, rate, TRIAL)?;
+        let cpu = self.usage()?.since(&before).process.as_secs_f64();
+        let per_connection = cpu * 1e6 / opened.samples.len().max(1) as f64;
+        let unit = "µs per connection";
+        results.add("connections_process", self.system, per_connection, unit);
+        Ok(())
     }
 
     fn open(&mut self, port: u16, kind: Kind, rate: u64, length: Duration) -> Result<Opened> {

@@ -1,12 +1,15 @@
 //! Lost packets: any single one of a handshake, and one in a hundred of a transfer.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use levee_tests::{
     abi::tcp_flag::{ACK, FIN, RST, SYN},
     capture::{Capture, out_of_window},
     pattern::both_ways,
-    sockets::{assert_echo, echo},
+    sockets::{assert_echo, echo, eventually, reset},
     splice_lab::INTERFACE,
     switch::{Counters, Direction, LossRule, Payload},
 };
@@ -114,6 +117,32 @@ fn levees_ack_to_the_server_is_lost() {
 #[test]
 fn levees_ack_to_a_server_that_speaks_first_is_lost() {
     recovers_where(true, Wire::Inner, Direction::ToClient, ACK);
+}
+
+/// The RST is behind data that levee has seen nobody acknowledge: it cannot tell that this is the
+/// right one, and asks.
+#[test]
+fn a_reset_behind_data_whose_ack_is_lost_ends_the_connection() {
+    let mut stage = Stage::plain();
+    for family in [0, 1] {
+        for client_resets in [true, false] {
+            let (client, server) = stage.pair(family);
+            let (mut resets, other, from_other) = if client_resets {
+                (client, server, stage.lab.inner.switch())
+            } else {
+                (server, client, stage.lab.outer.switch())
+            };
+            let all = next(ACK, u32::MAX);
+            from_other.set_loss(Direction::ToHost, Some(all)).unwrap();
+            resets.write_all(b"the last word").unwrap();
+            reset(resets);
+            let is_reset = || other.take_error().unwrap().is_some();
+            eventually("the RST arrives", is_reset);
+            from_other.set_loss(Direction::ToHost, None).unwrap();
+        }
+    }
+    stage.assert_nothing_left();
+    assert!(stage.metric("levee_flow_probes_total", &[]) >= 4);
 }
 
 /// Blocks each way: more take minutes with this loss on a busy machine.

@@ -29,6 +29,9 @@ pub const MARK_FIN: u32 = 1;
 pub const MARK_RST: u32 = 1 << 1;
 /// [`Seen::acked`] is valid.
 pub const MARK_ACKED: u32 = 1 << 2;
+/// The last segment from this side was a RST that the other side may have accepted: its sequence
+/// number is behind data that the other side had not acknowledged when it passed.
+pub const MARK_RST_LIKELY: u32 = 1 << 3;
 
 /// Where frames towards a neighbour go: everything of layer 2.
 #[derive(

@@ -1,6 +1,6 @@
 //! What a segment tells about its connection: everything that the data path remembers of it.
 
-use super::flow::{CLIENT, Flow, MARK_ACKED, MARK_FIN, MARK_RST, Seen, TARGET};
+use super::flow::{CLIENT, Flow, MARK_ACKED, MARK_FIN, MARK_RST, MARK_RST_LIKELY, Seen, TARGET};
 use crate::wire::tcp::{Flags, Segment};
 
 /// The largest window that can be offered, bytes (RFC 7323 2.3). A FIN that is farther ahead than
@@ -32,12 +32,16 @@ impl Seen {
         let known = other.marks & MARK_ACKED != 0;
         if segment.flags.has(Flags::RST) {
             // RFC 5961 3.2. A side that has not acknowledged everything yet may expect another
-            // number; then its silence, and not the RST, ends the connection here.
-            if known && segment.seq == expected {
+            // number; whether the connection has ended has to be asked for then.
+            let ahead = segment.seq.wrapping_sub(expected);
+            if known && ahead == 0 {
                 seen.marks |= MARK_RST;
+            } else if known && ahead <= WINDOW_MAX {
+                seen.marks |= MARK_RST_LIKELY;
             }
             return seen;
         }
+        seen.marks &= !MARK_RST_LIKELY;
         if segment.flags.has(Flags::ACK) {
             let ahead = segment.ack.wrapping_sub(self.acked) as i32;
             if self.marks & MARK_ACKED == 0 || ahead > 0 {
@@ -165,6 +169,28 @@ mod tests {
             FlowState::Closed,
             "nothing to compare with"
         );
+    }
+
+    #[test]
+    fn a_rst_behind_data_is_likely_until_its_sender_says_more() {
+        let cases = [
+            (999, false),
+            (1000, false),
+            (1001, true),
+            (1000 + WINDOW_MAX, true),
+            (1001 + WINDOW_MAX, false),
+        ];
+        for (seq, likely) in cases {
+            let mut flow = open();
+            hear(&mut flow, CLIENT, segment(Flags::RST, seq, 0, 0));
+            let marks = flow.seen[CLIENT].marks;
+            assert_eq!(marks & MARK_RST_LIKELY != 0, likely, "{seq}");
+            hear(&mut flow, TARGET, segment(Flags::ACK, 5000, 1000, 0));
+            assert_eq!(flow.seen[CLIENT].marks, marks, "of the other side");
+            let ack = segment(Flags::ACK, 1000, 5000 + DELTA, 0);
+            hear(&mut flow, CLIENT, ack);
+            assert_eq!(flow.seen[CLIENT].marks & MARK_RST_LIKELY, 0);
+        }
     }
 
     #[test]

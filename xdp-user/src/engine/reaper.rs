@@ -5,7 +5,9 @@
 //! counts as life, a keepalive probe too: whoever sends probes wants the connection.
 
 use xdp_common::{
-    splice::flow::{CLIENT, Flow, FlowState, MARK_ACKED, MARK_RST, Seen, TARGET, reached},
+    splice::flow::{
+        CLIENT, Flow, FlowState, MARK_ACKED, MARK_RST, MARK_RST_LIKELY, Seen, TARGET, reached,
+    },
     tuple::{Addr, Tuple},
     wire::tcp::Flags,
 };
@@ -81,6 +83,19 @@ pub fn judge(flow: &Flow, clock_s: u32, timeouts: &Timeouts) -> Option<Reaped> {
     Some(Reaped { reason, reset })
 }
 
+/// After how many seconds of silence a side is [asked](probe) whether it is still there.
+const ASK_AFTER_S: [u32; 3] = [2, 10, 60];
+
+/// The sides that have probably ended the connection, with a RST that cannot be judged, and are to
+/// be asked at `clock_s`. This is asked once a second.
+pub fn doubtful(flow: &Flow, clock_s: u32) -> impl Iterator<Item = Side> {
+    let due = ASK_AFTER_S.contains(&silent_s(flow, clock_s)) && !flow.is_over();
+    let is_doubtful = |seen: Seen| due && seen.marks & MARK_RST_LIKELY != 0;
+    let sides = [(Side::Client, CLIENT), (Side::Backend, TARGET)];
+    let doubtful = sides.map(|(side, index)| is_doubtful(flow.seen[index]).then_some(side));
+    doubtful.into_iter().flatten()
+}
+
 /// Seconds since the last packet from either side. Each side's clock is read as a distance from
 /// now: one that seems to be ahead, as after a clock that went back, counts as now.
 #[must_use]
@@ -109,25 +124,41 @@ fn reset_by(flow: &Flow) -> CloseReason {
     }
 }
 
-/// A RST for one end of a connection, as the other end would send it.
+/// Address and port.
+pub type Place = (Addr, u16);
+
+/// A segment for one end of a connection, as the other end would send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reset {
+pub struct Spoken {
     /// Addresses and ports, from the other end or what that end takes for it.
     pub tuple: Tuple,
-    /// Exactly what that end has acknowledged last: any other number is challenged or ignored
-    /// (RFC 5961 3.2).
+    /// Sequence number.
     pub seq: u32,
     /// What the other end has acknowledged last.
     pub ack: u32,
-    /// RST, and ACK if `ack` is known.
+    /// Control bits: ACK if `ack` is known.
     pub flags: Flags,
 }
 
+/// A keepalive probe for `side` (RFC 9293 3.8.4). An end that is still there answers with its last
+/// ACK, and one that is not with a RST that has exactly the number that the other end expects.
+/// `None` if it is not known what either has acknowledged. For the rest see [`reset`].
+#[must_use]
+pub fn probe(flow: &Flow, side: Side, service: Place, target: Place) -> Option<Spoken> {
+    let reset = reset(flow, side, service, target)?;
+    reset.flags.has(Flags::ACK).then(|| Spoken {
+        seq: reset.seq.wrapping_sub(1),
+        flags: Flags::ACK,
+        ..reset
+    })
+}
+
 /// The RST for `side`; `None` if that side has never acknowledged anything, so that no number is
-/// known that it would take. `service` and `target` are the addresses and ports of the service and
+/// known that it would take: any but exactly that one is challenged or ignored (RFC 5961 3.2).
+/// `service` and `target` are the addresses and ports of the service and
 /// of the target.
 #[must_use]
-pub fn reset(flow: &Flow, side: Side, service: (Addr, u16), target: (Addr, u16)) -> Option<Reset> {
+pub fn reset(flow: &Flow, side: Side, service: Place, target: Place) -> Option<Spoken> {
     let acked = |seen: Seen| (seen.marks & MARK_ACKED != 0).then_some(seen.acked);
     let by_client = acked(flow.seen[CLIENT]);
     let by_target = acked(flow.seen[TARGET]);
@@ -142,7 +173,7 @@ pub fn reset(flow: &Flow, side: Side, service: (Addr, u16), target: (Addr, u16))
             ((flow.nat, flow.nat_port), target, by_target?, ack)
         }
     };
-    Some(Reset {
+    Some(Spoken {
         tuple: Tuple {
             src: src.0,
             dst: dst.0,
@@ -271,7 +302,7 @@ mod tests {
         let target = (Addr::v4([10, 0, 0, 1]), 8080);
         let flow = open();
         let to_client = reset(&flow, Side::Client, service, target).expect("known");
-        let expected = Reset {
+        let expected = Spoken {
             tuple: Tuple {
                 src: service.0,
                 dst: flow.client,
@@ -284,7 +315,7 @@ mod tests {
         };
         assert_eq!(to_client, expected);
         let to_target = reset(&flow, Side::Backend, service, target).expect("known");
-        let expected = Reset {
+        let expected = Spoken {
             tuple: Tuple {
                 src: flow.nat,
                 dst: target.0,
@@ -299,11 +330,38 @@ mod tests {
     }
 
     #[test]
+    fn who_has_probably_gone_is_asked() {
+        let (service, target) = ((Addr::v4([198, 51, 100, 1]), 80), (Addr::default(), 2));
+        let mut flow = open();
+        let asked = |flow: &Flow| -> Vec<_> {
+            let seconds = 1000..1200;
+            let asked = seconds.flat_map(|clock_s| {
+                doubtful(flow, clock_s).map(move |side| (clock_s - 1000, side))
+            });
+            asked.collect()
+        };
+        assert_eq!(asked(&flow), []);
+        flow.seen[TARGET].marks |= MARK_RST_LIKELY;
+        let backend = |seconds| (seconds, Side::Backend);
+        assert_eq!(asked(&flow), ASK_AFTER_S.map(backend));
+        flow.seen[CLIENT].marks |= MARK_RST_LIKELY;
+        assert_eq!(asked(&flow)[..2], [(2, Side::Client), backend(2)]);
+        let to_client = probe(&flow, Side::Client, service, target).expect("known");
+        assert_eq!((to_client.seq, to_client.ack), (499, 700));
+        assert_eq!(to_client.flags, Flags::ACK);
+        flow.seen[CLIENT].marks |= MARK_RST;
+        assert_eq!(asked(&flow), [], "it is known now");
+    }
+
+    #[test]
     fn who_has_acknowledged_nothing_is_told_nothing() {
         let (service, target) = ((Addr::default(), 1), (Addr::default(), 2));
         let mut flow = open();
         flow.seen[CLIENT].marks = 0;
         assert_eq!(reset(&flow, Side::Client, service, target), None);
+        for side in [Side::Client, Side::Backend] {
+            assert_eq!(probe(&flow, side, service, target), None);
+        }
         let to_target = reset(&flow, Side::Backend, service, target).expect("known");
         assert_eq!(
             (to_target.seq, to_target.ack, to_target.flags),

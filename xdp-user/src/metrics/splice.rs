@@ -170,6 +170,11 @@ fn thread(splice: &SpliceSnapshot) -> Vec<MetricFamily> {
             "Frames handed over to the splice thread that are corrupt.",
             stats.unreadable.get(),
         ),
+        counter(
+            "levee_flow_probes_total",
+            "Keepalive probes to ends that have probably reset their spliced connection.",
+            stats.probes.get(),
+        ),
         Family::counter(
             "levee_flow_sweep_seconds_total",
             "Time spent looking through the table of spliced connections.",

@@ -165,6 +165,7 @@ fn every_value_of_spliced_connections_has_its_line() {
         "levee_backends_differ{service=\"db\"} 0",
         "levee_splice_frames_received_total 4012",
         "levee_splice_frames_sent_total 4013",
+        "levee_flow_probes_total 4014",
         "levee_flow_sweep_seconds_total 1.5",
         &format!("levee_target_reachable{{{target}}} 0"),
         &format!("levee_backend_up{{{target}}} 1"),

@@ -61,9 +61,11 @@ impl WorkerThread {
                 Ok(runtime) => runtime,
                 Err(error) => return ready.send(Err(error)).unwrap_or_default(),
             };
+            // Before anybody connects: it keeps a descriptor for when there is no other.
+            let worker = Worker::new(index, start, counted, shared);
             // Fails only when nobody waits for it, and then the queue is closed as well.
             ready.send(Ok(())).ok();
-            run(&runtime, Worker::new(index, start, counted, shared), queue);
+            run(&runtime, worker, queue);
         };
         let thread = thread::Builder::new()
             .name(format!("levee-proxy-{index}"))

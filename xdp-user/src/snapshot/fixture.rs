@@ -169,6 +169,7 @@ pub(crate) fn splice() -> SpliceSnapshot {
     thread.flows.set(4011);
     thread.received.add(4012);
     thread.sent.add(4013);
+    thread.probes.add(4014);
     thread.sweep_us.add(1_500_000);
     let backend = Arc::clone(&runtime.pool.load().backends[0]);
     let spliced = SplicedService {

@@ -179,7 +179,7 @@ impl Thread {
             ..
         } = &self.realm;
         let states = &mut self.states;
-        let mut over = Vec::new();
+        let (mut over, mut doubtful) = (Vec::new(), Vec::new());
         table.scan(piece.range, |id, flow| {
             if flow.state == STATE_PENDING && ending.contains(id) {
                 return;
@@ -189,7 +189,11 @@ impl Thread {
             let service = known.get(&flow.service);
             let timeouts = service.map_or(&UNKNOWN_SERVICE, |service| &service.timeouts);
             over.extend(reaper::judge(flow, clock_s, timeouts).map(|reaped| (id, reaped)));
+            doubtful.extend(reaper::doubtful(flow, clock_s).map(|side| (*flow, side)));
         });
+        for (flow, side) in doubtful {
+            self.realm.probe(&flow, side);
+        }
         for (id, reaped) in over {
             self.realm.end(id, reaped.reason, reaped.reset);
         }

@@ -26,7 +26,7 @@ use crate::{
             outgoing::{FRAME_MAX, Outgoing},
             received::Received,
         },
-        reaper::{self, Reset},
+        reaper::{self, Place, Spoken},
         reason::{CloseReason, ConnectError},
         tcp::Side,
     },
@@ -134,27 +134,43 @@ impl Realm {
     /// Sends a RST to both ends of a flow, as far as it is known what they would take and how to
     /// reach them.
     fn reset(&mut self, flow: &Flow) {
+        for side in [Side::Client, Side::Backend] {
+            self.speak(flow, side, reaper::reset);
+        }
+    }
+
+    /// Asks an end of a flow whether it is still there. The data path sees the answer.
+    pub(super) fn probe(&mut self, flow: &Flow, side: Side) {
+        self.stats.probes.count();
+        self.speak(flow, side, reaper::probe);
+    }
+
+    /// Sends an end of a flow what the other end would send.
+    fn speak(
+        &mut self,
+        flow: &Flow,
+        side: Side,
+        what: fn(&Flow, Side, Place, Place) -> Option<Spoken>,
+    ) {
         let service = self.known.get(&flow.service);
         let service = service.map(|service| (service.addr, service.port));
         let target = self.director.directory().target_address(flow.target);
         let (Some(service), Some(target)) = (service, target) else {
             return;
         };
-        let hops = [
-            (Side::Client, Some(flow.hop)),
-            (Side::Backend, self.director.hop(flow.target)),
-        ];
-        for (side, hop) in hops {
-            match (hop, reaper::reset(flow, side, service, target)) {
-                (Some(hop), Some(reset)) => self.send(&outgoing(hop, &reset)),
-                _ => self.stats.send_failed.count(),
-            }
+        let hop = match side {
+            Side::Client => Some(flow.hop),
+            Side::Backend => self.director.hop(flow.target),
+        };
+        match (hop, what(flow, side, service, target)) {
+            (Some(hop), Some(spoken)) => self.send(&outgoing(hop, &spoken)),
+            _ => self.stats.send_failed.count(),
         }
     }
 }
 
-fn outgoing(hop: Hop, reset: &Reset) -> Outgoing {
-    let family = if reset.tuple.src.to_ip().is_ipv4() {
+fn outgoing(hop: Hop, spoken: &Spoken) -> Outgoing {
+    let family = if spoken.tuple.src.to_ip().is_ipv4() {
         Family::V4
     } else {
         Family::V6
@@ -162,10 +178,10 @@ fn outgoing(hop: Hop, reset: &Reset) -> Outgoing {
     Outgoing {
         hop,
         family,
-        tuple: reset.tuple,
-        seq: reset.seq,
-        ack: reset.ack,
-        flags: reset.flags,
+        tuple: spoken.tuple,
+        seq: spoken.seq,
+        ack: spoken.ack,
+        flags: spoken.flags,
         window: 0,
         options: TcpOptions::default(),
     }

@@ -77,6 +77,8 @@ pub struct ThreadStats {
     pub send_refused: Gauge,
     /// Segments that no handshake waited for.
     pub strays: Gauge,
+    /// Keepalive probes to ends that have probably reset their connection.
+    pub probes: Counter,
     /// Time spent sweeping the table, microseconds.
     pub sweep_us: Counter,
 }

@@ -157,7 +157,11 @@ fn spliced() -> Result<Vec<Path>> {
             name,
             frame: fixture.frame,
             verdict: fixture.verdict,
-            rig: Which::Spliced,
+            // In the one, the fixtures' connection is there; in the other it is not.
+            rig: match fixture.flow {
+                Some(_) => Which::Spliced,
+                None => Which::Crowded,
+            },
             spread: None,
         });
     }
