@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, anyhow};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
-    unistd::fchdir,
+    unistd::{chroot, fchdir},
 };
 
 /// Where it is, for those who use it.
@@ -29,6 +29,9 @@ pub const MOUNT_POINT: &str = "/sys/fs/bpf";
 pub struct Bpffs {
     /// A mount namespace in which it is mounted, and everything else as it was.
     namespace: Arc<File>,
+    /// What this process has for its root directory, in that namespace: in a guest, not the
+    /// namespace's own.
+    slash: Arc<File>,
     root: Arc<File>,
 }
 
@@ -48,6 +51,7 @@ impl Bpffs {
                 .with_context(|| format!("cannot mount a BPF file system at {MOUNT_POINT}"))?;
             Ok(Self {
                 namespace: Arc::new(File::open("/proc/thread-self/ns/mnt")?),
+                slash: Arc::new(File::open("/")?),
                 root: Arc::new(File::open(MOUNT_POINT)?),
             })
         });
@@ -64,18 +68,20 @@ impl Bpffs {
 
     /// Has a command run with it.
     pub fn give(&self, command: &mut Command) {
-        let namespace = Arc::clone(&self.namespace);
+        let (namespace, slash) = (Arc::clone(&self.namespace), Arc::clone(&self.slash));
         // SAFETY: between fork and exec only async-signal-safe system calls are made; nothing is
         // allocated and no lock is taken.
         unsafe {
             command.pre_exec(move || {
-                // Entering a mount namespace leads to its root directory.
+                // Entering a mount namespace leads to its root directory, and makes it ours.
                 let here = nix::fcntl::open(
                     ".",
                     nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC,
                     nix::sys::stat::Mode::empty(),
                 )?;
                 setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS)?;
+                fchdir(slash.as_fd())?;
+                chroot(".")?;
                 Ok(fchdir(here)?)
             });
         }

@@ -3,13 +3,15 @@
 //! On the wire, and for levee's XDP program, frames are tagged as from a real VLAN. levee's TC
 //! program sees what it would see in front of a VLAN device: IP, with one tag beside the frame. The
 //! shim's own program after it takes that tag off, as the VLAN device would.
+use std::env;
+
 use anyhow::{Result, bail};
 use aya::programs::{
     LinkOrder, TcAttachType,
     tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
 };
 
-use crate::{netns::Netns, object::Object};
+use crate::{guest, netns::Netns, object::Object};
 
 /// One VLAN tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,26 @@ pub const VLAN: [Tag; 1] = [Tag {
     protocol: 0x8100,
     id: 100,
 }];
+
+/// Whether this kernel has VLAN devices. If not, the reason is printed, for whoever skips a test.
+///
+/// # Errors
+/// Fails without them in a [guest], whose kernel was chosen for having them.
+pub fn has_devices() -> Result<bool> {
+    let trial = Netns::new("trial")?;
+    trial.tool("ip link add name veth0 type veth peer name veth1")?;
+    let id = VLAN[0].id;
+    let Err(error) = trial.tool(&format!(
+        "ip link add link veth0 name vlan0 type vlan id {id}"
+    )) else {
+        return Ok(true);
+    };
+    if env::var_os(guest::VARIABLE).is_some() {
+        return Err(error);
+    }
+    println!("skipped: no VLAN devices here; `cargo xtask guest-test` has them: {error:#}");
+    Ok(false)
+}
 
 /// Two tags.
 pub const QINQ: [Tag; 2] = [

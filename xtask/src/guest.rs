@@ -80,7 +80,14 @@ pub(crate) fn test(workspace: &Workspace, consent: &Consent, args: &GuestTestArg
     let exact = ["--ignored", OLD_TEST];
     run_tests(workspace, args, "old", &old, &exact.map(str::to_owned))?;
     println!("Debian 13's kernel: levee must work with it");
-    let new = ["--package", "levee-tests", "--test", "e2e"];
+    let new = [
+        "--package",
+        "levee-tests",
+        "--test",
+        "e2e",
+        "--test",
+        "splice",
+    ];
     let filters = match (&args.filter[..], args.all) {
         (_, true) => Vec::new(),
         ([], false) => DEFAULT_FILTERS.map(str::to_owned).to_vec(),

@@ -1,17 +1,15 @@
 //! Tags that the kernel's own VLAN devices put on and take off, as on a server in a VLAN or behind
 //! an access network with two tags (QinQ).
 
-use std::{env, net::IpAddr};
+use std::net::IpAddr;
 
 use levee_tests::{
-    guest,
     http::get_in,
     levee::Levee,
-    netns::Netns,
     server::Nginx,
     sockets::{LIMIT, eventually},
     topology::{CLIENT_MAC, HOST_MAC_BYTES, INTERFACE, Lab},
-    vlan::{QINQ, Tag, VLAN},
+    vlan::{QINQ, Tag, VLAN, has_devices},
 };
 
 use crate::common::{Counted, PAGE, PORT, lab};
@@ -25,23 +23,9 @@ const ADDRESSES: [(&str, &str, u8); 2] = [
     ("fd77:2::1", "fd77:2::2", 64),
 ];
 
-/// A lab, unless this kernel has no VLAN devices: then the reason is printed. In a guest, whose
-/// kernel was chosen for having them, that is a failure.
+/// A lab, unless this kernel has no VLAN devices.
 fn lab_with_vlan_devices() -> Option<Lab> {
-    let trial = Netns::new("trial").unwrap();
-    trial
-        .tool("ip link add name veth0 type veth peer name veth1")
-        .unwrap();
-    let add = format!(
-        "ip link add link veth0 name vlan0 type vlan id {}",
-        VLAN[0].id
-    );
-    if let Err(error) = trial.tool(&add) {
-        assert!(env::var_os(guest::VARIABLE).is_none(), "{error:#}");
-        println!("skipped: no VLAN devices here; `cargo xtask guest-test` has them: {error:#}");
-        return None;
-    }
-    Some(lab())
+    has_devices().unwrap().then(lab)
 }
 
 /// Makes a device for each tag, outermost first, one on top of the other, on both sides, and gives

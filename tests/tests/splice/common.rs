@@ -11,7 +11,7 @@ use levee_tests::{
     http::get_in,
     levee::{Levee, METRICS, ProxySetup},
     netns::Netns,
-    sockets::{LIMIT, Server, accept, connect, eventually, listen},
+    sockets::{LIMIT, Server, accept, connect, eventually, listen, try_connect},
     splice_lab::{BACKEND, SERVICE, SpliceLab, SpliceOptions, with_port},
 };
 
@@ -83,6 +83,12 @@ impl Stage {
     /// Listens no more at the first of the servers' addresses, for somebody else to do so.
     pub(crate) fn leave_listening(&mut self) {
         self.listeners.drain(..backends().len());
+        for address in backends() {
+            // A child that another test has just forked may hold them for a moment.
+            eventually("nobody listens", || {
+                try_connect(&self.lab.backend, address).is_err()
+            });
+        }
     }
 
     /// Connects a client over IPv4 or IPv6 (0 or 1): both ends.

@@ -13,3 +13,4 @@ mod mtu;
 mod options;
 mod serving;
 mod stopping;
+mod vlan_devices;
