@@ -53,7 +53,7 @@ enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// List connections of services in proxy mode.
+    /// List connections of services in proxy and splice mode.
     Connections {
         #[command(flatten)]
         selection: Selection,
@@ -67,7 +67,7 @@ enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// End connections of services in proxy mode, with a RST to client and backend.
+    /// End connections of services in proxy and splice mode, with a RST to client and backend.
     Kill(KillArgs),
     /// Have a running levee start its program again, as it is installed now, and leave everything to
     /// it without a gap.

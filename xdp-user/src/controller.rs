@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use crate::{
+    attach::Mode,
     attend::{Attended, COMMANDS_MAX},
     config::Config,
     ctl::{self, Request},
@@ -317,6 +318,13 @@ fn introduce(config: &Config, running: &Running) {
         );
         for warning in warnings::of_link(&attachment.link) {
             log::warn!("{warning}");
+        }
+        let splices = config.services.iter().any(|s| s.splice().is_some());
+        if splices && attachment.mode == Mode::Generic {
+            log::warn!(
+                "{}",
+                warnings::splice::in_generic_mode(&attachment.link.name)
+            );
         }
     }
     let names: Vec<_> = config.services.iter().map(|s| s.name.as_str()).collect();

@@ -111,3 +111,22 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
         assert_echo(client, "still there");
     }
 }
+
+/// Connections that are over, and only there for late segments, take no room.
+#[test]
+fn who_has_left_makes_room() {
+    let stage = Stage::new("connections_max = 2");
+    let _servers = stage.serve(echo);
+    for address in addresses() {
+        for _ in 0..6 {
+            eventually("there is room", || {
+                // Whoever is turned away learns of it when it connects, or right after.
+                let Ok(mut client) = try_connect(&stage.lab.client, address) else {
+                    return false;
+                };
+                let said = client.write_all(b"hello");
+                said.and_then(|()| client.read_exact(&mut [0; 5])).is_ok()
+            });
+        }
+    }
+}

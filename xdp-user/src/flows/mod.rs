@@ -54,6 +54,9 @@ pub struct Table<M> {
 pub struct Usage {
     services: Box<[AtomicU32]>,
     targets: Box<[AtomicU32]>,
+    /// Of these, those that were over when they were last looked at.
+    services_over: Box<[AtomicU32]>,
+    targets_over: Box<[AtomicU32]>,
 }
 
 impl Usage {
@@ -62,21 +65,46 @@ impl Usage {
         Self {
             services: zeroes(SERVICES_MAX),
             targets: zeroes(TARGETS_MAX),
+            services_over: zeroes(SERVICES_MAX),
+            targets_over: zeroes(TARGETS_MAX),
         }
     }
 
     /// Flows of the service with this id.
     #[must_use]
     pub fn of_service(&self, service: u16) -> u32 {
-        let count = self.services.get(usize::from(service));
-        count.map_or(0, |count| count.load(Relaxed))
+        get(&self.services, service)
+    }
+
+    /// Connections of that service: its flows without those that are only there for late segments,
+    /// as far as these have been looked at.
+    #[must_use]
+    pub fn connections_of_service(&self, service: u16) -> u32 {
+        let over = get(&self.services_over, service);
+        self.of_service(service).saturating_sub(over)
     }
 
     /// Flows of the target in this slot.
     #[must_use]
     pub fn of_target(&self, target: u16) -> u32 {
-        let count = self.targets.get(usize::from(target));
-        count.map_or(0, |count| count.load(Relaxed))
+        get(&self.targets, target)
+    }
+
+    /// The same for the target in this slot.
+    #[must_use]
+    pub fn connections_of_target(&self, target: u16) -> u32 {
+        let over = get(&self.targets_over, target);
+        self.of_target(target).saturating_sub(over)
+    }
+
+    /// Tells how many flows of each service and each target are over.
+    pub fn set_over(&self, services: impl Iterator<Item = u32>, targets: &[u32]) {
+        for (over, count) in self.services_over.iter().zip(services) {
+            over.store(count, Relaxed);
+        }
+        for (over, count) in self.targets_over.iter().zip(targets) {
+            over.store(*count, Relaxed);
+        }
     }
 
     fn count(&self, flow: &Flow, change: i32) {
@@ -84,6 +112,11 @@ impl Usage {
         self.services[usize::from(flow.service)].fetch_add(change, Relaxed);
         self.targets[usize::from(flow.target)].fetch_add(change, Relaxed);
     }
+}
+
+fn get(counts: &[AtomicU32], position: u16) -> u32 {
+    let count = counts.get(usize::from(position));
+    count.map_or(0, |count| count.load(Relaxed))
 }
 
 /// What a table holds, and what it refused.

@@ -14,7 +14,12 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use xdp_common::{abi::SERVICES_MAX, cookie::Key, splice::flow::STATE_PENDING, wire::tcp::Kind};
+use xdp_common::{
+    abi::SERVICES_MAX,
+    cookie::Key,
+    splice::flow::{FlowState, STATE_PENDING, TARGETS_MAX},
+    wire::tcp::Kind,
+};
 
 use super::{
     Shared,
@@ -68,6 +73,8 @@ pub(super) struct Thread {
     sweep: Sweep,
     /// What the round that goes on has found, by service.
     states: Box<[States]>,
+    /// The same by target: how many are over.
+    over: Box<[u32]>,
     /// Segments of one turn.
     segments: Vec<Received>,
     reported: Tick,
@@ -95,6 +102,7 @@ impl Thread {
             started,
             job: None,
             states: vec![States::default(); SERVICES_MAX as usize].into(),
+            over: vec![0; TARGETS_MAX as usize].into(),
             segments: Vec::new(),
         }
     }
@@ -178,7 +186,7 @@ impl Thread {
             ending,
             ..
         } = &self.realm;
-        let states = &mut self.states;
+        let (states, targets_over) = (&mut self.states, &mut self.over);
         let (mut over, mut doubtful) = (Vec::new(), Vec::new());
         table.scan(piece.range, |id, flow| {
             if flow.state == STATE_PENDING && ending.contains(id) {
@@ -186,6 +194,7 @@ impl Thread {
             }
             let state = flow.tcp_state();
             states[usize::from(flow.service)][state_index(state)] += 1;
+            targets_over[usize::from(flow.target)] += u32::from(flow.is_over());
             let service = known.get(&flow.service);
             let timeouts = service.map_or(&UNKNOWN_SERVICE, |service| &service.timeouts);
             over.extend(reaper::judge(flow, clock_s, timeouts).map(|reaped| (id, reaped)));
@@ -212,7 +221,12 @@ impl Thread {
                 gauge.set((*count).into());
             }
         }
+        let over = self.states.iter().map(|states| {
+            states[state_index(FlowState::TimeWait)] + states[state_index(FlowState::Closed)]
+        });
+        self.realm.table.usage().set_over(over, &self.over);
         self.states.fill(States::default());
+        self.over.fill(0);
     }
 
     /// Does what is asked. False when nobody can ask any more.

@@ -212,8 +212,8 @@ impl World for Realm {
             service,
             client,
             tried,
-            |service| usage.of_service(service),
-            |target| usage.of_target(target),
+            |service| usage.connections_of_service(service),
+            |target| usage.connections_of_target(target),
         )
     }
 

@@ -95,7 +95,7 @@ impl Splicer {
         let services = self.spliced.directory.load().services().to_vec();
         // For whoever tells of backends: the thread itself counts by target.
         for target in services.iter().flat_map(|service| &service.targets) {
-            let connections = self.thread.usage().of_target(target.slot);
+            let connections = self.thread.usage().connections_of_target(target.slot);
             target.backend.active.store(connections, Relaxed);
         }
         SpliceSnapshot {

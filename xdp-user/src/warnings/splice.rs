@@ -161,13 +161,18 @@ fn generic(config: &Config) -> Option<String> {
         .iter()
         .filter(|i| i.attach == Attach::Generic);
     let names: Vec<_> = generic.map(|interface| interface.name.as_str()).collect();
-    (!names.is_empty()).then(|| {
-        format!(
-            "{} run(s) XDP in generic mode: spliced connections are forwarded there several times \
-             slower than the driver could, and no faster than by the kernel",
-            super::first(&names)
-        )
-    })
+    (!names.is_empty()).then(|| in_generic_mode(super::first(&names)))
+}
+
+/// What spliced connections have to expect of an interface in generic mode.
+#[must_use]
+pub fn in_generic_mode(names: impl std::fmt::Display) -> String {
+    format!(
+        "{names}: XDP in generic mode forwards spliced connections several times slower than the \
+         driver could, and sees packets only after they were joined, which no link takes: bulk data \
+         stalls unless that is off (ethtool -K IF gro off lro off; of a veth, at its other end, \
+         ethtool -K IF tso off gso off)"
+    )
 }
 
 #[cfg(test)]
@@ -251,7 +256,7 @@ mod tests {
         assert!(
             generic(&config("", "generic"))
                 .unwrap()
-                .contains("eth0 run(s)")
+                .starts_with("eth0: XDP in generic mode")
         );
     }
 
