@@ -145,8 +145,8 @@ fn a_reset_behind_data_whose_ack_is_lost_ends_the_connection() {
     assert!(stage.metric("levee_flow_probes_total", &[]) >= 4);
 }
 
-/// Blocks each way: more take minutes with this loss on a busy machine.
-const BLOCKS: u64 = 160;
+/// Blocks each way: 100 MiB.
+const BLOCKS: u64 = 1600;
 
 /// Loses packets with this probability, on both sides of levee, both ways.
 fn lose(stage: &mut Stage, chance: f64) {
