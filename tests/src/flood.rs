@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     maps::Array,
-    programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode},
+    programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
 };
 use nix::unistd::gettid;
 
@@ -36,10 +36,10 @@ pub const DURATION_MAX: Duration = Duration::from_secs(60);
 
 /// Calls of the generator between two flushes of what it sent: well under the 256 slots of veth's
 /// receive ring.
-pub(crate) const BATCH: u32 = 64;
+const BATCH: u32 = 64;
 
 /// Calls of the generator per system call, which bounds how late a stop takes effect (some 10 ms).
-pub(crate) const CALLS: u32 = 65_536;
+const CALLS: u32 = 65_536;
 
 /// Behind client and server, but not starved by whatever else a machine does.
 const GENERATOR_NICE: i32 = 5;
@@ -204,6 +204,20 @@ pub(crate) fn settle(netns: &Netns) -> Result<()> {
     }
 }
 
+/// Has a program send [`CALLS`] live frames, each `frame` at first.
+pub(crate) fn send_frames(program: &Xdp, frame: &[u8]) -> Result<()> {
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        repeat: CALLS,
+        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        ..TestRunOptions::default()
+    };
+    program
+        .test_run(options)
+        .context("cannot send frames (live XDP frames need Linux 5.18)")?;
+    Ok(())
+}
+
 struct Generator {
     object: Object,
     template: Vec<u8>,
@@ -261,17 +275,7 @@ impl Generator {
     }
 
     fn run(&mut self) -> Result<()> {
-        let options = TestRunOptions {
-            data_in: Some(&self.template),
-            repeat: CALLS,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-            ..TestRunOptions::default()
-        };
-        self.object
-            .xdp("lab_flood")?
-            .test_run(options)
-            .context("the flood generator failed (live XDP frames need Linux 5.18)")?;
-        Ok(())
+        send_frames(self.object.xdp("lab_flood")?, &self.template)
     }
 
     fn sent(&mut self) -> Result<u64> {

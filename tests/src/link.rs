@@ -90,6 +90,12 @@ pub fn offload_checksums(netns: &Netns, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A MAC address as `ip` takes it.
+#[must_use]
+pub fn mac_text(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// The index of an interface.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::{
-    link::{End, Receive, offload_checksums, veth},
+    link::{End, Receive, mac_text, offload_checksums, veth},
     netns::Netns,
     object::Object,
     scheduling::busy_cpus,
@@ -55,10 +55,6 @@ const SETTINGS: [(&str, &str); 6] = [
     ("net.core.somaxconn", "4096"),
     ("net.ipv4.tcp_max_syn_backlog", "4096"),
 ];
-
-fn mac(bytes: [u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
-}
 
 const fn pair(v4: Ipv4Addr, net: u16, subnet: u16, host: u16) -> [IpAddr; 2] {
     let v6 = Ipv6Addr::new(0xfd00 + net, subnet, 0, 0, 0, 0, 0, host);
@@ -130,7 +126,7 @@ impl ProxyLab {
             receive,
         };
         let [outer, inner] = links.receive();
-        let [client_mac, proxy_mac] = [CLIENT_MAC, PROXY_MAC].map(mac);
+        let [client_mac, proxy_mac] = [CLIENT_MAC, PROXY_MAC].map(mac_text);
         let [_, outside] = veth(
             end(&client, INTERFACE, &client_mac, outer),
             end(&proxy, INTERFACE, &proxy_mac, inner),

@@ -51,6 +51,28 @@ pub fn has_devices() -> Result<bool> {
     Ok(false)
 }
 
+/// MTU of VLAN devices, bytes: room for two tags within what a veth accepts.
+const DEVICE_MTU: u32 = 1400;
+
+/// Makes a VLAN device for each tag, outermost first, one on top of the other, on an interface; the
+/// name of the last.
+///
+/// # Errors
+/// Fails where the kernel has none, or the interface does not exist.
+pub fn add_devices(netns: &Netns, interface: &str, tags: &Tags) -> Result<String> {
+    let mut device = interface.to_owned();
+    for Tag { protocol, id } in tags {
+        let below = device;
+        device = format!("{below}.{id}");
+        netns.tool(&format!(
+            "ip link add link {below} name {device} mtu {DEVICE_MTU} type vlan proto \
+             {protocol:#x} id {id}"
+        ))?;
+        netns.tool(&format!("ip link set {device} up"))?;
+    }
+    Ok(device)
+}
+
 /// Two tags.
 pub const QINQ: [Tag; 2] = [
     Tag {

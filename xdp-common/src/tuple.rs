@@ -93,7 +93,7 @@ impl fmt::Debug for Addr {
 }
 
 /// The addresses and ports of a segment, as it travels: `src` is the sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
     /// Sender's address.
     pub src: Addr,

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 use tokio::{
     signal::unix::Signal,
     sync::{mpsc, oneshot},
-    time::{self, MissedTickBehavior},
+    time::{self, Interval, MissedTickBehavior},
 };
 
 use crate::{
@@ -51,8 +51,7 @@ impl Attended {
     ) -> oneshot::Sender<Result<()>> {
         let mut upkeep = Upkeep { shared, ticks: 0 };
         let mut waiting = Vec::with_capacity(COMMANDS_MAX);
-        let mut ticks = time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut ticks = ticks();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -106,14 +105,12 @@ impl Attended {
 
     /// Does what is due while levee stops, and answers what can no longer be done.
     pub async fn stop(&mut self, shared: &Shared) -> Infallible {
-        let mut upkeep = Upkeep { shared, ticks: 0 };
-        let mut ticks = time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut ticks = ticks();
         loop {
             let stopping = anyhow!("levee is stopping");
             tokio::select! {
                 _ = ticks.tick() => {
-                    upkeep.tick();
+                    keep_time(shared);
                     self.messages.flush();
                 }
                 command = self.commands.recv() => match command {
@@ -163,8 +160,24 @@ fn refuse<T>(asked: oneshot::Sender<Result<T>>, error: anyhow::Error) {
     let _ = asked.send(Err(error));
 }
 
-/// What is due every second. A failure is logged and tried again a second later: the data path
-/// goes on with what it has.
+/// Ticks [each second](TICK), without those that were missed.
+fn ticks() -> Interval {
+    let mut ticks = time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
+/// Writes keys and clock. A failure is logged and tried again a second later: the data path goes on
+/// with what it has.
+fn keep_time(shared: &Shared) {
+    match startup::unix_s().and_then(|unix_s| shared.tick(unix_s)) {
+        Ok(true) => log::debug!("a new epoch of cookie keys began"),
+        Ok(false) => {}
+        Err(error) => log::error!("cannot keep the data path up to date: {error:#}"),
+    }
+}
+
+/// What is due every second while levee runs.
 struct Upkeep<'a> {
     shared: &'a Shared,
     ticks: u64,
@@ -172,20 +185,11 @@ struct Upkeep<'a> {
 
 impl Upkeep<'_> {
     fn tick(&mut self) {
-        match self.update() {
-            Ok(true) => log::debug!("a new epoch of cookie keys began"),
-            Ok(false) => {}
-            Err(error) => log::error!("cannot keep the data path up to date: {error:#}"),
-        }
+        keep_time(self.shared);
         if self.ticks.is_multiple_of(LINK_CHECK_TICKS) {
             self.check_links();
         }
         self.ticks += 1;
-    }
-
-    /// True when a new epoch of keys began.
-    fn update(&self) -> Result<bool> {
-        self.shared.tick(startup::unix_s()?)
     }
 
     fn check_links(&self) {

@@ -82,7 +82,8 @@ pub async fn run(config: Config, file: Option<PathBuf>, replace: bool) -> Result
     }
     let end = async {
         if has_left {
-            drain(&shared, timeout, &mut signals).await;
+            // The data path, and what it splices, is the other's.
+            hurried_by(&mut signals, timeout, |end| drain_proxy(&shared, end)).await;
         } else {
             stop(&shared, timeout, &mut signals).await;
         }
@@ -214,25 +215,21 @@ async fn stop(shared: &Shared, drain_timeout: Duration, signals: &mut StopSignal
     } else {
         drain_timeout
     };
-    let end = Instant::now() + timeout;
-    let drained = async {
+    let drained = |end| async move {
         tokio::join!(drain_proxy(shared, end), drain_spliced(shared, end));
     };
-    tokio::select! {
-        () = drained => {}
-        () = signals.stop() => {
-            let now = Instant::now();
-            tokio::join!(drain_proxy(shared, now), drain_spliced(shared, now));
-        }
-    }
+    hurried_by(signals, timeout, drained).await;
 }
 
-/// Waits for the proxy's connections to end, where the data path is another levee's. A signal ends
-/// the wait.
-async fn drain(shared: &Shared, timeout: Duration, signals: &mut StopSignals) {
+/// Waits for `drained` by its deadline, `timeout` from now, or by now as soon as there is a signal.
+async fn hurried_by<F: Future<Output = ()>>(
+    signals: &mut StopSignals,
+    timeout: Duration,
+    drained: impl Fn(Instant) -> F,
+) {
     tokio::select! {
-        () = drain_proxy(shared, Instant::now() + timeout) => {}
-        () = signals.stop() => drain_proxy(shared, Instant::now()).await,
+        () = drained(Instant::now() + timeout) => {}
+        () = signals.stop() => drained(Instant::now()).await,
     }
 }
 
@@ -308,6 +305,7 @@ async fn stop_splicing(shared: &Shared) {
 
 /// Says what levee does, for whoever started it.
 fn introduce(config: &Config, running: &Running) {
+    let splices = config.services.iter().any(|s| s.splice().is_some());
     for attachment in running.attachments() {
         log::info!(
             "attached to {} (index {}, MTU {}) in {} mode",
@@ -319,7 +317,6 @@ fn introduce(config: &Config, running: &Running) {
         for warning in warnings::of_link(&attachment.link) {
             log::warn!("{warning}");
         }
-        let splices = config.services.iter().any(|s| s.splice().is_some());
         if splices && attachment.mode == Mode::Generic {
             log::warn!(
                 "{}",

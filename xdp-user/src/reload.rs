@@ -170,8 +170,9 @@ impl Reloader {
         }
     }
 
-    /// Tells splice thread and data path what has changed of the services that are spliced: addresses of their backends, what these agree to, and that the
-    /// last connection of one that was removed is gone. To be called once a second.
+    /// Tells splice thread and data path what has changed of the services that are spliced:
+    /// addresses of their backends, what these agree to, and that the last connection of one that
+    /// was removed is gone. To be called once a second.
     pub fn tick(&mut self) {
         if let Err(error) = self.attend_to_spliced() {
             log::error!("cannot keep spliced services up to date: {error:#}");

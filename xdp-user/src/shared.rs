@@ -110,12 +110,9 @@ impl Shared {
         }
     }
 
-    /// Lets go of the data path without touching it; another levee goes on with it. False when levee
-    /// was not running.
-    pub fn leave(&self) -> bool {
-        let mut state = self.lock();
-        let former = mem::replace(&mut *state, State::Stopping(None));
-        matches!(former, State::Running(_))
+    /// Lets go of the data path without touching it; another levee goes on with it.
+    pub fn leave(&self) {
+        *self.lock() = State::Stopping(None);
     }
 
     /// Works on the running levee; `None` when it is not running.

@@ -6,16 +6,14 @@ use std::net::IpAddr;
 use levee_tests::{
     http::get_in,
     levee::Levee,
+    link::mac_text,
     server::Nginx,
     sockets::{LIMIT, eventually},
     topology::{CLIENT_MAC, HOST_MAC_BYTES, INTERFACE, Lab},
-    vlan::{QINQ, Tag, VLAN, has_devices},
+    vlan::{self, QINQ, Tag, VLAN, has_devices},
 };
 
 use crate::common::{Counted, PAGE, PORT, lab};
-
-/// Room for two tags within what a veth accepts.
-const MTU: u32 = 1400;
 
 /// Addresses on the innermost device: of the host, of the client, and their prefix length.
 const ADDRESSES: [(&str, &str, u8); 2] = [
@@ -31,20 +29,9 @@ fn lab_with_vlan_devices() -> Option<Lab> {
 /// Makes a device for each tag, outermost first, one on top of the other, on both sides, and gives
 /// the innermost addresses.
 fn add_devices(lab: &Lab, tags: &[Tag]) {
-    let host_mac = HOST_MAC_BYTES.map(|byte| format!("{byte:02x}")).join(":");
+    let host_mac = mac_text(HOST_MAC_BYTES);
     for (netns, neighbour_mac) in [(&lab.host, CLIENT_MAC), (&lab.client, &host_mac)] {
-        let mut device = INTERFACE.to_owned();
-        for tag in tags {
-            let below = device;
-            device = format!("{below}.{}", tag.id);
-            netns
-                .tool(&format!(
-                    "ip link add link {below} name {device} mtu {MTU} type vlan proto {:#x} id {}",
-                    tag.protocol, tag.id
-                ))
-                .unwrap();
-            netns.tool(&format!("ip link set {device} up")).unwrap();
-        }
+        let device = vlan::add_devices(netns, INTERFACE, tags).unwrap();
         for (host, client, length) in ADDRESSES {
             let (own, other) = if neighbour_mac == CLIENT_MAC {
                 (host, client)

@@ -3,16 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use levee_tests::{
-    netns::Netns,
     pattern::both_ways,
     splice_lab::{INSIDE, INTERFACE, SpliceLab},
-    vlan::{QINQ, Tag, VLAN, has_devices},
+    vlan::{QINQ, Tag, VLAN, add_devices, has_devices},
 };
 
 use crate::common::{BACKEND_PORT, Stage, addresses, service};
-
-/// Room for two tags within what a veth accepts.
-const MTU: u32 = 1400;
 
 /// levee's addresses on the innermost device, the backend's, and their prefix length.
 const ADDRESSES: [(&str, &str, u8); 2] = [
@@ -20,31 +16,14 @@ const ADDRESSES: [(&str, &str, u8); 2] = [
     ("fd79:5::1", "fd79:5::2", 64),
 ];
 
-/// Makes a device for each tag, outermost first, one on top of the other; the name of the last.
-fn add_devices(netns: &Netns, interface: &str, tags: &[Tag]) -> String {
-    let mut device = interface.to_owned();
-    for Tag { protocol, id } in tags {
-        let below = device;
-        device = format!("{below}.{id}");
-        let kind = format!("type vlan proto {protocol:#x} id {id}");
-        netns
-            .tool(&format!(
-                "ip link add link {below} name {device} mtu {MTU} {kind}"
-            ))
-            .unwrap();
-        netns.tool(&format!("ip link set {device} up")).unwrap();
-    }
-    device
-}
-
 /// Connections lead into the VLAN, and answers come out of it.
 fn forwards_into(tags: &[Tag]) {
     if !has_devices().unwrap() {
         return;
     }
     let lab = SpliceLab::plain().unwrap();
-    let outward = add_devices(&lab.levee, INSIDE, tags);
-    let inward = add_devices(&lab.backend, INTERFACE, tags);
+    let outward = add_devices(&lab.levee, INSIDE, tags).unwrap();
+    let inward = add_devices(&lab.backend, INTERFACE, tags).unwrap();
     for (levee, backend, length) in ADDRESSES {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         lab.levee.address(address(levee), length, &outward).unwrap();

@@ -170,6 +170,16 @@ pub enum FlowState {
     Closed,
 }
 
+impl FlowState {
+    /// Whether the connection is only there to wait for late segments: a new one may take its place
+    /// (RFC 9293 3.6.1, RFC 6191).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Closed)
+    }
+}
+
 impl Flow {
     /// The state of the connection.
     #[must_use]
@@ -199,12 +209,11 @@ impl Flow {
         }
     }
 
-    /// Whether the connection is only there to wait for late segments: a new one may take its place
-    /// (RFC 9293 3.6.1, RFC 6191).
+    /// As [`FlowState::is_over`].
     #[must_use]
     #[inline(always)]
     pub const fn is_over(&self) -> bool {
-        matches!(self.tcp_state(), FlowState::TimeWait | FlowState::Closed)
+        self.tcp_state().is_over()
     }
 }
 

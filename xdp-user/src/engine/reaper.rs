@@ -89,8 +89,12 @@ const ASK_AFTER_S: [u32; 3] = [2, 10, 60];
 /// The sides that have probably ended the connection, with a RST that cannot be judged, and are to
 /// be asked at `clock_s`. This is asked once a second.
 pub fn doubtful(flow: &Flow, clock_s: u32) -> impl Iterator<Item = Side> {
-    let due = ASK_AFTER_S.contains(&silent_s(flow, clock_s)) && !flow.is_over();
-    let is_doubtful = |seen: Seen| due && seen.marks & MARK_RST_LIKELY != 0;
+    // The mark is looked at first, for hardly any flow has it.
+    let is_doubtful = |seen: Seen| {
+        seen.marks & MARK_RST_LIKELY != 0
+            && ASK_AFTER_S.contains(&silent_s(flow, clock_s))
+            && !flow.is_over()
+    };
     let sides = [(Side::Client, CLIENT), (Side::Backend, TARGET)];
     let doubtful = sides.map(|(side, index)| is_doubtful(flow.seen[index]).then_some(side));
     doubtful.into_iter().flatten()
@@ -155,8 +159,7 @@ pub fn probe(flow: &Flow, side: Side, service: Place, target: Place) -> Option<S
 
 /// The RST for `side`; `None` if that side has never acknowledged anything, so that no number is
 /// known that it would take: any but exactly that one is challenged or ignored (RFC 5961 3.2).
-/// `service` and `target` are the addresses and ports of the service and
-/// of the target.
+/// `service` and `target` are the addresses and ports of the service and of the target.
 #[must_use]
 pub fn reset(flow: &Flow, side: Side, service: Place, target: Place) -> Option<Spoken> {
     let acked = |seen: Seen| (seen.marks & MARK_ACKED != 0).then_some(seen.acked);

@@ -15,7 +15,7 @@ use crate::engine::{
 /// The data path's ring, and what was read from it.
 pub(super) struct Answers {
     ring: RingBuf<MapData>,
-    waiting: Answered<(Tuple, abi::Answered)>,
+    waiting: Answered<abi::Answered>,
 }
 
 impl Answers {
@@ -36,8 +36,7 @@ impl Answers {
             let frame = answer.frame.get(..answer.len as usize);
             let parsed = frame.map(|frame| Received::parse(frame, answer.ifindex));
             if let Some(Ok(syn_ack)) = parsed {
-                let syn = syn_ack.tuple.reversed();
-                self.waiting.enter(now, &syn, (syn, answer));
+                self.waiting.enter(now, syn_ack.tuple.reversed(), answer);
             }
         }
     }
@@ -49,7 +48,7 @@ impl Answers {
 
     /// Sends those again whose time it is.
     pub(super) fn expire(&mut self, now: Tick, realm: &mut Realm) {
-        self.waiting.expire(now, |(syn, answer)| {
+        self.waiting.expire(now, |syn, answer| {
             // One that is gone is not spoken for.
             if let Some(service) = realm.service(syn.dst, syn.dst_port) {
                 realm.notice(service.id, Notice::SynAckRepeated);

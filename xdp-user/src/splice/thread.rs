@@ -194,7 +194,7 @@ impl Thread {
             }
             let state = flow.tcp_state();
             states[usize::from(flow.service)][state_index(state)] += 1;
-            targets_over[usize::from(flow.target)] += u32::from(flow.is_over());
+            targets_over[usize::from(flow.target)] += u32::from(state.is_over());
             let service = known.get(&flow.service);
             let timeouts = service.map_or(&UNKNOWN_SERVICE, |service| &service.timeouts);
             over.extend(reaper::judge(flow, clock_s, timeouts).map(|reaped| (id, reaped)));

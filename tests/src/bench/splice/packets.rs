@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
+use anyhow::{Result, anyhow, ensure};
+use aya::programs::XdpMode;
 
 use super::super::restored::{NAME, Restored, Spread};
 use crate::{
     abi::tcp_flag::{ACK, PSH},
-    flood::{BATCH, CALLS, settle},
+    flood::{send_frames, settle},
     link::{ifindex, transmitted_here},
     netns::Netns,
     object::Object,
@@ -66,16 +66,7 @@ pub(super) fn forwarded(lab: &mut ProxyLab, target: SocketAddr, length: Duration
 fn offer(client: &Netns, mut source: Restored, frame: &[u8], end: Instant) -> Result<()> {
     settle(client)?;
     while Instant::now() < end {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            repeat: CALLS,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-            ..TestRunOptions::default()
-        };
-        source
-            .program()?
-            .test_run(options)
-            .context("cannot send frames (live XDP frames need Linux 5.18)")?;
+        send_frames(source.program()?, frame)?;
     }
     Ok(())
 }

@@ -157,7 +157,7 @@ impl Levee {
             Kind::Syn => {
                 let syn_ack = self.syn_ack(packet, now_us);
                 let now = Tick(now_us / 1000);
-                assert!(self.answered.enter(now, &packet.tuple, syn_ack));
+                assert!(self.answered.enter(now, packet.tuple, syn_ack));
                 Some((To::Client, syn_ack))
             }
             Kind::Ack => has_cookie(packet).then_some((To::Engine, *packet)),
@@ -203,7 +203,7 @@ impl Levee {
     pub(super) fn repeat(&mut self, now: Tick) {
         let sent = &mut self.sent;
         self.answered
-            .expire(now, |syn_ack| sent.push((To::Client, *syn_ack)));
+            .expire(now, |_, syn_ack| sent.push((To::Client, *syn_ack)));
     }
 
     /// Address and port of the client behind a packet to a target, as the table knows them.
